@@ -1,0 +1,247 @@
+"""What a run is: frozen data, read from TOML profiles, `--set` and flags. No torch here.
+
+Precedence, lowest first: defaults, the bridge's own metadata, profiles in order, `--set`, flags.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from helmas_core.errors import ConfigError, did_you_mean
+
+DEFAULT_PROFILE = "h200"
+ARMS = ("student", "teacher", "text", "bridge", "deranged", "own")
+Model = TypeVar("Model", bound=BaseModel)
+LOSSES = ("attention", "cache_mse", "ce", "kl")
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GeometryConfig(Section):
+    """A model's shape as a profile ships it, so that `doctor` answers without the model."""
+
+    model_type: str
+    layers: Positive
+    attention_heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    hidden_size: Positive
+    vocab_size: Positive
+    rope_theta: float | None = None
+    parameters: Positive
+
+
+class PairGeometry(Section):
+    teacher: GeometryConfig
+    student: GeometryConfig
+
+
+class PairConfig(Section):
+    """Teacher and student: a hub id, a local folder, a `.gguf` file, or `lab:teacher` / `lab:student`."""
+
+    teacher: str = "Qwen/Qwen3-8B"
+    student: str = "Qwen/Qwen3-1.7B"
+    teacher_revision: str | None = None
+    student_revision: str | None = None
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    geometry: PairGeometry | None = None
+
+
+class BridgeSection(BaseModel):
+    """The method, how the student takes its output, and the method's own options (checked by the method)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    method: str = "helmas"
+    mode: Literal["replace", "fuse"] = "replace"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class StageConfig(Section):
+    """One stretch of training: its steps, its weighted losses, and what differs from `[train]`."""
+
+    name: str
+    steps: Positive
+    losses: dict[Literal["attention", "cache_mse", "ce", "kl"], Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    batch: Positive | None = None
+
+
+class TrainConfig(Section):
+    stages: tuple[StageConfig, ...] = (
+        StageConfig(name="warm", steps=500, losses={"cache_mse": 1.0}),
+        StageConfig(name="functional", steps=1500, losses={"attention": 1.0, "ce": 1.0}),
+    )
+    steps: Positive | None = Field(None, description="total steps; stages shrink or grow in proportion")
+    batch: Positive = 8
+    accumulate: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Fraction = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    seed: int = 0
+    allow_test_split: bool = False
+    calibration_items: Positive = Field(
+        256, description="items that statistics and the closed-form start are fitted on"
+    )
+    continuation: Fraction = Field(0.0, description="share of functional batches that continue the source text")
+    continuation_tokens: Positive = 64
+    eval_every: Positive = 1000
+    eval_samples: Annotated[int, Field(ge=0)] = 50
+    checkpoint_every: Positive = 500
+    log_every: Positive = 10
+    compile: bool = False
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    state_gib: Annotated[float, Field(ge=0)] = Field(4.0, description="memory for teacher states kept between epochs")
+
+    def schedule(self) -> tuple[StageConfig, ...]:
+        """The stages with their final step counts."""
+        if self.steps is None:
+            return self.stages
+        total = sum(stage.steps for stage in self.stages)
+        return tuple(s.model_copy(update={"steps": max(1, round(s.steps * self.steps / total))}) for s in self.stages)
+
+
+class DataConfig(Section):
+    dataset: str = Field("gsm8k", description="a task, several joined by commas, or jsonl:PATH")
+    split: str = "train"
+    limit: Positive | None = None
+    data_dir: Path | None = None
+    handoff: Literal["prompt", "reasoning"] = "reasoning"
+    reasoning: Literal["gold", "generate"] = "gold"
+    reasoning_tokens: Positive = 320
+    max_source_tokens: Positive = 2048
+    chat_template: bool = True
+
+
+class EvalConfig(Section):
+    arms: tuple[Literal["student", "teacher", "text", "bridge", "deranged", "own"], ...] = ARMS
+    split: str = "test"
+    limit: Positive | None = 200
+    batch: Positive = 8
+    max_new_tokens: Positive = 32
+    baseline_tokens: Positive = 400
+
+
+class HardwareConfig(Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    min_gpu_gib: Annotated[float, Field(ge=0)] = Field(0.0, description="0: no GPU needed")
+    threads: Positive | None = None
+
+
+class Config(Section):
+    pair: PairConfig = PairConfig()
+    bridge: BridgeSection = BridgeSection()
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    eval: EvalConfig = EvalConfig()
+    hardware: HardwareConfig = HardwareConfig()
+
+
+def profile_folder() -> Path:
+    """`profiles/`: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "profiles"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "profiles"
+
+
+def profile_names() -> list[str]:
+    return sorted(path.stem for path in profile_folder().glob("*.toml"))
+
+
+def find_profile(name: str) -> Path:
+    """The file of a profile given by name or by path."""
+    if name in profile_names():
+        return profile_folder() / f"{name}.toml"
+    path = Path(name).expanduser()
+    if path.suffix == ".toml" or os.sep in name:
+        if path.is_file():
+            return path
+        raise ConfigError("no such profile file", where=name, fix=f"shipped profiles: {', '.join(profile_names())}")
+    raise ConfigError(f'unknown profile "{name}"', fix=did_you_mean(name, profile_names()))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"not readable as TOML: {error}", where=str(path), fix="mend the file") from error
+
+
+def parse_set(assignment: str) -> dict[str, Any]:
+    """`a.b=value` as a nested dict; the value is TOML, or else a plain string."""
+    key, separator, text = assignment.partition("=")
+    if not separator or not all(key.strip().split(".")):
+        raise ConfigError(f'cannot read "{assignment}"', where="--set", fix="write --set section.key=value")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value
+
+
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """`high` over `low`, table by table; lists and values are replaced whole."""
+    merged = dict(low)
+    for key, value in high.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def load_config(
+    profiles: Sequence[str] = (), sets: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> Config:
+    """Defaults < `base` < `profiles` < `sets`, validated. Without `base`, no profile means `h200`."""
+    names = list(profiles) or ([] if base is not None else [DEFAULT_PROFILE])
+    tree: dict[str, Any] = deepcopy(dict(base or {}))
+    for layer in [*(read_toml(find_profile(name)) for name in names), *map(parse_set, sets)]:
+        if "pair" in layer and {"teacher", "student"} & set(layer["pair"]):
+            tree.get("pair", {}).pop("geometry", None)  # shipped shapes belong to the models they came with
+        tree = merge(tree, layer)
+    return validate(Config, tree)
+
+
+def validate(model: type[Model], tree: Mapping[str, Any], where: str = "") -> Model:
+    """`tree` as `model`, or a ConfigError that names the first key at fault."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(model, error, where) from error
+
+
+def _explain(model: type[BaseModel], error: ValidationError, where: str) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    place = ".".join(filter(None, [where, *path]))
+    if first["type"] == "extra_forbidden":
+        return ConfigError("unknown key", where=place, fix=did_you_mean(path[-1], _keys_at(model, path[:-1])))
+    got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+    return ConfigError(first["msg"] + got, where=place, fix="see `helmas profiles show`")
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        for candidate in (inner, *getattr(inner, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return list(model.model_fields)

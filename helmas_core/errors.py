@@ -1,0 +1,55 @@
+"""The errors that a person sees: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HelmasError(Exception):
+    """Base of all our errors; the command line shows it as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(": ".join(part for part in (where, what) if part) + (f" — {fix}" if fix else ""))
+
+
+class ConfigError(HelmasError, ValueError):
+    """A profile, key, flag or the machine does not allow what was asked."""
+
+    exit_code = 2
+
+
+class PairError(HelmasError, ValueError):
+    """The two models cannot be loaded or bridged."""
+
+    exit_code = 2
+
+
+class DataError(HelmasError, ValueError):
+    """A data set, split, file or line is not usable."""
+
+    exit_code = 2
+
+
+class CheckpointError(HelmasError, ValueError):
+    """A bridge or checkpoint file is broken, foreign or belongs to another pair."""
+
+    exit_code = 2
+
+
+class CacheError(HelmasError):
+    """A KV cache cannot be captured or injected as asked."""
+
+
+class TrainingError(HelmasError):
+    """Training cannot go on."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The fix for a misspelt `word`: the nearest known one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}"

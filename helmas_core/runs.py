@@ -1,0 +1,286 @@
+"""Run folders: `runs/<name>/` with everything that a run was and gave. No torch here.
+
+    config.json   the resolved configuration      profile.toml  the TOML as written
+    manifest.json who, when, with what            metrics.jsonl one line per log step
+    checkpoints/  bridge.safetensors  report.json  figures/
+
+What the machine writes is JSON; every file but the growing metrics is replaced whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from helmas_core.config import Config
+from helmas_core.errors import ConfigError
+
+ROOT = Path("runs")
+BRIDGE = "bridge.safetensors"
+_OURS = ("config.json", "profile.toml", "manifest.json", "metrics.jsonl", BRIDGE, "checkpoints", "figures")
+_OURS += ("report.json", "report.md", "report.html")
+_PACKAGES = ("helmas", "torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy")
+_DECIDES_TRAINING = ("pair", "bridge", "train", "data")
+
+
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """`value` as strict JSON: paths become strings, numbers that JSON lacks (nan, inf) become null."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool | int) else str(value)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` whole: temporary file, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp makes private files; a report is for colleagues too
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, to_json(value) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in `path`; None if there is no file or it is not one."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Reading never fails: what is missing or broken is None."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def bridge(self) -> Path:
+        return self.path / BRIDGE
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        return read_json(self.path / "config.json")
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        return read_json(self.path / "manifest.json")
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        return read_json(self.path / "report.json")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One line more in metrics.jsonl, at once on disk."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(to_json(record, indent=None) + "\n")
+
+    def note(self, **fields: Any) -> None:
+        """Add `fields` to the manifest."""
+        write_json(self.path / "manifest.json", {**(self.manifest or {}), **fields})
+
+    def write_report(self, report: Mapping[str, Any]) -> Path:
+        write_json(self.path / "report.json", report)
+        return self.path / "report.json"
+
+    def discard(self) -> bool:
+        """Take a run away that failed before it had anything to keep; True if it is gone."""
+        kept = self.bridge.exists() or self.metrics.exists()
+        if kept or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir())):
+            return False
+        _clear(self.path)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+        return True
+
+    def finish(self, status: str) -> None:
+        """Close the manifest with `status`: "done", "interrupted" or "failed"."""
+        self.note(status=status, finished=now())
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def default_run_path(root: Path = ROOT, name: str = "run") -> Path:
+    """`root/name`, or the first free `root/name-2`, `root/name-3`, …"""
+    numbered = (root / f"{name}-{number}" for number in count(2))
+    return next(path for path in chain([root / name], numbered) if not path.exists())
+
+
+def check_run_path(path: Path, resume: bool = False, overwrite: bool = False) -> None:
+    """Refuse a folder that this run must not write to. Writes nothing."""
+    used = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    is_run = (path / "config.json").is_file() and (path / "manifest.json").is_file()
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other", fix="give one of them")
+    if resume and not is_run:
+        raise ConfigError("no run to resume", where=str(path), fix="start it without --resume")
+    if used and not is_run:
+        raise ConfigError("not a run folder, and not empty", where=str(path), fix="choose another --out")
+    if used and not (resume or overwrite):
+        fix = "go on with --resume, replace it with --overwrite, or choose another --out"
+        raise ConfigError("this run folder is used", where=str(path), fix=fix)
+
+
+def check_same_config(path: Path, config: Config) -> None:
+    """Refuse to resume a run with another configuration, naming the first key that differs."""
+    stored, asked = Run(path).config or {}, config.model_dump(mode="json")
+    for section in _DECIDES_TRAINING:
+        key = _first_difference(stored.get(section), asked[section], section)
+        if key:
+            raise ConfigError("differs from the run to resume", where=key, fix="leave it as it was, or start a new run")
+
+
+def _first_difference(stored: Any, asked: Any, where: str) -> str | None:
+    if not (isinstance(stored, dict) and isinstance(asked, dict)):
+        return None if stored == asked else where
+    for key in [*asked, *(key for key in stored if key not in asked)]:
+        found = _first_difference(stored.get(key), asked.get(key), f"{where}.{key}")
+        if found:
+            return found
+    return None
+
+
+def create_run(
+    path: Path,
+    config: Config,
+    argv: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    profiles_text: str = "",
+) -> Run:
+    """Make the run folder, or take it up again. A used one is refused unless told what to do with it."""
+    check_run_path(path, resume, overwrite)
+    run = Run(path)
+    if resume:
+        check_same_config(path, config)
+        run.note(status="running", finished=None, resumed=[*(run.manifest or {}).get("resumed", []), now()])
+        return run
+    _clear(path)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "config.json", config.model_dump(mode="json"))
+    write_text(path / "profile.toml", profiles_text)
+    write_json(path / "manifest.json", _manifest(config, argv))
+    return run
+
+
+def _clear(path: Path) -> None:
+    """Take away what a run wrote, and nothing else that may lie beside it."""
+    for name in _OURS:
+        old = path / name
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+
+
+def _manifest(config: Config, argv: Sequence[str]) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "argv": list(argv),
+        "seed": config.train.seed,
+        "git": git_state(Path.cwd()),
+        "versions": versions(),
+        "hardware": {"machine": platform.machine(), "system": platform.platform(), "cpus": os.cpu_count()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions, without importing anything."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Revision and dirty flag of the repository around `folder`; None outside one."""
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        return {"revision": revision, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def list_runs(root: Path = ROOT) -> list[Run]:
+    """Every run under `root`, newest first."""
+    folders = [path.parent for path in root.glob("*/manifest.json")]
+    return [
+        Run(path) for path in sorted(folders, key=lambda path: (path / "manifest.json").stat().st_mtime, reverse=True)
+    ]
