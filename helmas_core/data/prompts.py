@@ -1,0 +1,121 @@
+"""What each model reads. The order is always: user turn [private, question], assistant header, reasoning, cue.
+
+The pieces are tokenised one by one and joined as ids, so none may need its neighbour to be tokenised well: a piece
+starts with a newline, a space and a word, or after a header, and none ends in a space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from helmas_core.data.item import Item
+from helmas_core.data.parse import LETTERS
+from helmas_core.data.tasks import Task
+from helmas_core.errors import ConfigError, DataError
+
+# user text -> (the user turn up to and with it, what opens the assistant's turn)
+Template = Callable[[str], tuple[str, str]]
+Handoff = Literal["prompt", "reasoning"]
+
+INSTRUCTION = (
+    'Answer the last question. Reason in a few short sentences and end with one line: "The final answer is: ..."'
+)
+BASELINE_STOP = ("\n\nQuestion:", "\nQuestion:")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`source` is read by the teacher, `query` by the student after the hand-off, `alone` by a student without one.
+
+    `target` is the gold continuation; `stop` ends generation; `choices` are the letters as continuations, or empty.
+    """
+
+    source: str
+    query: str
+    alone: str
+    target: str
+    stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+
+
+def question_text(item: Item) -> str:
+    """The question, with one lettered line per choice."""
+    lines = (f"{letter}. {choice}" for letter, choice in zip(LETTERS, item.choices, strict=False))
+    return "\n".join([item.question.strip(), *lines])
+
+
+def render(
+    task: Task, item: Item, handoff: Handoff, template: Template | None = None, reasoning: str | None = None
+) -> Prompt:
+    """The prompt of `item` for a hand-off; `template` is None for models without a chat format.
+
+    `reasoning` replaces the item's own (None); "" renders what a teacher reads before it writes its own.
+    Raises DataError for a reasoning hand-off of an item without reasoning. Private text and built-in tasks,
+    whose items bring their own cue, need none.
+    """
+    cue = item.cue or task.cue
+    opening, header = _user_turn(template, question_text(item))
+    alone = opening + _after(header, cue)
+    if item.private:
+        source, query = _private(item, cue, template)
+    elif handoff == "prompt" or (item.cue and not reasoning):
+        source, query = _prompt_only(task, opening + header, cue)
+    else:
+        source, query = _with_reasoning(item, opening + header, reasoning), f"\n{cue.lstrip()}"
+    choices = tuple(task.gap + letter for letter in LETTERS[: len(item.choices)])
+    return Prompt(source, query, alone, task.gap + item.answer, task.stop, choices)
+
+
+def _private(item: Item, cue: str, template: Template | None) -> tuple[str, str]:
+    private, question = item.private.strip(), f"\n{question_text(item)}"
+    opening, header = _user_turn(template, private + question)
+    return opening.removesuffix(question), question + _after(header, cue)
+
+
+def _prompt_only(task: Task, head: str, cue: str) -> tuple[str, str]:
+    """All but the cue is handed over; of a letter's cue all but its last character, for the teacher to think on."""
+    query = _after(head, cue).removeprefix(head)
+    return (head + query[:-1], query[-1:]) if task.kind == "letters" else (head, query)
+
+
+def _with_reasoning(item: Item, head: str, reasoning: str | None) -> str:
+    thought = (item.reasoning if reasoning is None else reasoning).strip()
+    if not thought and reasoning is None:
+        fix = 'set data.handoff = "prompt", or data.reasoning = "generate"'
+        raise DataError("the item has no reasoning to hand over", where=item.id, fix=fix)
+    return _after(head, f"\n{thought}") if thought else head
+
+
+def _after(head: str, tail: str) -> str:
+    """`head` and `tail`, without a second newline between them."""
+    return head + (tail.lstrip("\n") if head.endswith("\n") else tail)
+
+
+def _user_turn(template: Template | None, text: str) -> tuple[str, str]:
+    """The conversation up to the end of `text`, and from there to the assistant's first word."""
+    if template is None:
+        return text, ""
+    turn, header = template(text)
+    start = turn.rfind(text)
+    if start < 0:
+        fix = "set data.chat_template = false for this model"
+        raise ConfigError("the model's chat template rewrites the user's text", where="data.chat_template", fix=fix)
+    end = start + len(text)
+    return turn[:end], turn[end:] + header
+
+
+def baseline_prompt(task: Task, item: Item, template: Template | None = None) -> Prompt:
+    """A model on its own reads `alone`, private text included: worked examples first where the task needs reasoning.
+
+    Parse what it writes with `cued=not task.reasons`. `source` + `query` spell the same text as `alone`.
+    """
+    if not task.reasons:
+        prompt = render(task, item, "prompt", template)
+        return replace(prompt, alone=prompt.source + prompt.query)
+    shots = [f"Question: {q}\nAnswer: {why}{task.cue} {answer}" for q, why, answer in task.few_shot]
+    read = "\n".join(filter(None, [item.private.strip(), question_text(item)]))
+    asked = f"Question: {read}\nAnswer:"
+    opening, header = _user_turn(template, "\n\n".join([INSTRUCTION, *shots, asked]))
+    return Prompt(opening, header, opening + header, task.gap + item.answer, BASELINE_STOP)

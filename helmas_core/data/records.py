@@ -1,0 +1,113 @@
+"""One row of a public format -> one Item. A field that is missing or of the wrong kind raises KeyError or ValueError.
+
+None means: by its format this row is not a question with an answer; `load_items` counts those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from helmas_core.data.item import Item
+from helmas_core.data.latex import boxed, tidy
+from helmas_core.data.parse import LETTERS, parse_number
+from helmas_core.data.sources import Row
+
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_METAMATH_END = re.compile(r"\s*(?:####[^\n]*)?\s*The answer is:(?P<answer>.*)\Z", re.DOTALL)
+
+
+def text(row: Row, name: str) -> str:
+    """A field that must hold text."""
+    value = row[name]
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f'field "{name}" must be text, got {value!r}')
+    return value.strip()
+
+
+def gsm8k(row: Row, index: int) -> Item:
+    rationale, mark, final = text(row, "answer").rpartition("####")
+    answer = parse_number(final, cued=True)
+    if not mark or answer is None:
+        raise ValueError('field "answer" must end in "#### number"')
+    return Item(str(index), text(row, "question"), answer, reasoning=_CALCULATOR.sub("", rationale).strip())
+
+
+def math(row: Row, index: int) -> Item:
+    solution = text(row, "solution")
+    gold = boxed(solution)
+    if gold is None or not tidy(gold):
+        raise ValueError('field "solution" must hold \\boxed{answer}')
+    # the hub's copies call the subject "type" or "subject"
+    subject = str(row.get("type") or row.get("subject") or "")
+    return Item(str(index), text(row, "problem"), tidy(gold), reasoning=solution, subject=subject)
+
+
+def arc(row: Row, index: int) -> Item:
+    return _lettered(row, index, text(row, "question"))
+
+
+def openbookqa(row: Row, index: int) -> Item:
+    return _lettered(row, index, text(row, "question_stem"))
+
+
+def _lettered(row: Row, index: int, question: str) -> Item:
+    labels, texts = [str(label) for label in row["choices"]["label"]], row["choices"]["text"]
+    key = str(row["answerKey"])
+    if key not in labels:
+        raise ValueError(f'field "answerKey" is {key!r}, the labels are {", ".join(labels)}')
+    choices = _choices(texts, len(labels))
+    # labels may be 1 to 4; ours are letters by position
+    return Item(str(index), question, LETTERS[labels.index(key)], choices=choices)
+
+
+def mmlu(row: Row, index: int) -> Item:
+    choices = _choices(row["choices"], len(row["choices"]))
+    answer = row["answer"]
+    if not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise ValueError(f'field "answer" must be the index of a choice, got {answer!r}')
+    subject = str(row.get("subject", ""))
+    return Item(str(index), text(row, "question"), LETTERS[answer], choices=choices, subject=subject)
+
+
+def _choices(texts: Sequence[object], labels: int) -> tuple[str, ...]:
+    if isinstance(texts, str) or len(texts) != labels or not 2 <= labels <= len(LETTERS):
+        raise ValueError(f'field "choices" must hold 2 to {len(LETTERS)} texts, each with a label')
+    return tuple(str(choice).strip() for choice in texts)
+
+
+def openmathinstruct2(row: Row, index: int) -> Item | None:
+    answer = tidy(text(row, "expected_answer"))
+    reasoning = text(row, "generated_solution")
+    subject = str(row.get("problem_source", ""))
+    return Item(str(index), text(row, "problem"), answer, reasoning=reasoning, subject=subject) if answer else None
+
+
+def metamathqa(row: Row, index: int) -> Item | None:
+    response = text(row, "response")
+    end = _METAMATH_END.search(response)
+    answer = tidy(end["answer"]) if end else ""
+    if end is None or not answer:
+        return None
+    reasoning, subject = response[: end.start()].strip(), str(row.get("type", ""))
+    return Item(str(index), text(row, "query"), answer, reasoning=reasoning, subject=subject)
+
+
+def openhermes(row: Row, index: int) -> Item | None:
+    """The first question and its reply; a system prompt before them is left out with the later turns."""
+    turns = [(turn["from"], turn["value"].strip()) for turn in row["conversations"]]
+    turns = turns[1:] if turns and turns[0][0] == "system" else turns
+    match turns:
+        case [("human", question), ("gpt", answer), *_] if question and answer:
+            return Item(str(index), question, answer, subject=str(row.get("category") or ""))
+        case _:
+            return None
+
+
+def jsonl(row: Row, index: int) -> Item:
+    """Our own format: `prompt`, `answer` (text or number), and optionally `reasoning`, `private`."""
+    answer = row["answer"]
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)) or not str(answer).strip():
+        raise ValueError(f'field "answer" must be text or a number, got {answer!r}')
+    optional = {name: text(row, name) if row.get(name) else "" for name in ("reasoning", "private")}
+    return Item(str(index), text(row, "prompt"), str(answer).strip(), optional["private"], optional["reasoning"])

@@ -1,0 +1,157 @@
+"""What each model reads, character by character."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from helmas_core.data.item import Item
+from helmas_core.data.prompts import BASELINE_STOP, Handoff, Prompt, Template, baseline_prompt, render
+from helmas_core.data.tasks import REGISTRY, get_task
+from helmas_core.errors import ConfigError, DataError
+
+USER, ASSISTANT = "<sys>\n<user>\n", "<end>\n<assistant>\n"
+SUM = Item("s", "What is 9 * 2?", "18", reasoning="9 * 2 = 18.")
+PICK = Item("p", "Which is liquid?", "B", choices=("ice", "rain"))
+FACT = Item("f", "What is Bo's door code?", "482", private="Bo's door code is 482.")
+CHAIN = Item("c", "mod 10: k=3; h=k*2;", "6", cue="\nh=")
+
+
+def template(user: str) -> tuple[str, str]:
+    return f"{USER}{user}", ASSISTANT
+
+
+def closing_template(user: str) -> tuple[str, str]:
+    """A template whose user turn is closed before the header."""
+    return f"{USER}{user}<end>\n", "<assistant>\n"
+
+
+def test_relay_without_template() -> None:
+    prompt = render(get_task("relay"), FACT, "prompt", None)
+    asked = "\nWhat is Bo's door code?\nAnswer:"
+    assert prompt == Prompt("Bo's door code is 482.", asked, asked[1:], " 482", ("\n",))
+    assert render(get_task("relay"), FACT, "reasoning", None) == prompt
+
+
+def test_arithmetic_without_template() -> None:
+    prompt = render(get_task("arithmetic"), CHAIN, "prompt", None)
+    assert prompt == Prompt(CHAIN.question, "\nh=", CHAIN.question + "\nh=", "6", ("\n",))
+    assert render(get_task("arithmetic"), CHAIN, "reasoning", None) == prompt
+
+
+@pytest.mark.parametrize("chat", [template, closing_template])
+def test_private_text_with_template(chat: Template) -> None:
+    prompt = render(get_task("relay"), FACT, "prompt", chat)
+    assert prompt.source == f"{USER}Bo's door code is 482."
+    assert prompt.query == f"\nWhat is Bo's door code?{ASSISTANT}Answer:"
+    assert prompt.alone == f"{USER}What is Bo's door code?{ASSISTANT}Answer:"
+    assert prompt.target == " 482"
+
+
+def test_prompt_handoff_leaves_the_cue_to_the_student() -> None:
+    raw, chat = (render(get_task("gsm8k"), SUM, "prompt", t) for t in (None, template))
+    assert (raw.source, raw.query) == ("What is 9 * 2?", "\nThe final answer is:")
+    assert (chat.source, chat.query) == (f"{USER}What is 9 * 2?{ASSISTANT}", "The final answer is:")
+    assert raw.target == chat.target == " 18"
+
+
+def test_a_letter_task_leaves_one_character_to_the_student() -> None:
+    asked = "Which is liquid?\nA. ice\nB. rain"
+    raw, chat = (render(get_task("arc"), PICK, "prompt", t) for t in (None, template))
+    assert (raw.source, raw.query) == (f"{asked}\nThe correct answer is", ":")
+    assert (chat.source, chat.query) == (f"{USER}{asked}{ASSISTANT}The correct answer is", ":")
+    assert raw.choices == (" A", " B")
+    assert raw.target == " B"
+
+
+def test_reasoning_handoff() -> None:
+    raw, chat = (render(get_task("gsm8k"), SUM, "reasoning", t) for t in (None, template))
+    assert raw.source == "What is 9 * 2?\n9 * 2 = 18."
+    assert chat.source == f"{USER}What is 9 * 2?{ASSISTANT}9 * 2 = 18."
+    assert raw.query == chat.query == "\nThe final answer is:"
+    assert chat.alone == f"{USER}What is 9 * 2?{ASSISTANT}The final answer is:"
+
+
+def test_given_reasoning_replaces_the_gold_one() -> None:
+    written = render(get_task("arc"), PICK, "reasoning", template, reasoning="Rain is water.\n")
+    assert written.source.endswith(f"{ASSISTANT}Rain is water.")
+    assert written.query == "\nThe correct answer is:"
+    opening = render(get_task("gsm8k"), SUM, "reasoning", template, reasoning="")
+    assert opening.source == f"{USER}What is 9 * 2?{ASSISTANT}"
+
+
+def test_reasoning_that_is_missing_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"p: the item has no reasoning.*data.handoff"):
+        render(get_task("arc"), PICK, "reasoning", None)
+
+
+ITEMS = {"relay": FACT, "arithmetic": CHAIN, "gsm8k": SUM, "math": SUM, "arc": PICK, "mmlu": PICK}
+
+
+@pytest.mark.parametrize(("name", "handoff", "chat"), list(product(ITEMS, ("prompt", "reasoning"), (None, template))))
+def test_invariants_of_every_rendering(name: str, handoff: Handoff, chat: Template | None) -> None:
+    item = ITEMS[name]
+    if handoff == "reasoning" and item is PICK:
+        item = Item("p", PICK.question, PICK.answer, reasoning="Rain is water.", choices=PICK.choices)
+    prompt = render(get_task(name), item, handoff, chat)
+    assert prompt.query
+    assert prompt.source
+    for text in (prompt.source, prompt.query, prompt.alone):
+        assert not text.endswith(" ")
+        assert "\n\n" not in text
+    for secret in filter(None, (item.private, item.reasoning)):
+        assert secret not in prompt.query + prompt.alone
+    assert item.question in prompt.alone
+    assert item.question in prompt.source + prompt.query
+    if not item.private and handoff == "prompt":
+        assert prompt.source + prompt.query == prompt.alone
+    if prompt.choices:
+        assert prompt.target in prompt.choices
+
+
+def test_the_target_is_parsed_as_the_gold_answer() -> None:
+    for name, item in ITEMS.items():
+        prompt = render(get_task(name), item, "prompt", None)
+        assert get_task(name).parse(prompt.target + "\n") == item.answer
+
+
+def test_a_template_that_rewrites_the_user_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data.chat_template"):
+        render(get_task("gsm8k"), SUM, "prompt", lambda user: (user.upper(), ""))
+
+
+def test_user_text_that_also_stands_in_the_header() -> None:
+    item = Item("x", "assistant", "1")
+    prompt = render(get_task("gsm8k"), item, "prompt", template)
+    assert prompt.source == f"{USER}assistant{ASSISTANT}"
+
+
+@pytest.mark.parametrize("chat", [None, template])
+def test_the_baseline_shows_examples_and_stops(chat: Template | None) -> None:
+    prompt = baseline_prompt(get_task("gsm8k"), SUM, chat)
+    assert prompt.alone == prompt.source + prompt.query
+    assert prompt.alone.count("Question:") == 4
+    assert prompt.alone.count("\nThe final answer is: ") == 3
+    assert prompt.alone.endswith("Answer:" if chat is None else f"Question: What is 9 * 2?\nAnswer:{ASSISTANT}")
+    assert prompt.stop == BASELINE_STOP
+    assert SUM.reasoning not in prompt.alone
+
+
+def test_the_examples_end_in_their_own_answers() -> None:
+    for task in REGISTRY.values():
+        for example in task.few_shot:
+            written = f"{example.rationale}{task.cue} {example.answer}"
+            assert task.form.same(task.parse(written, cued=False) or "", example.answer)
+            assert task.form.same(task.parse(example.rationale, cued=False) or "", example.answer)
+
+
+def test_the_baseline_of_other_tasks_answers_directly() -> None:
+    pick = baseline_prompt(get_task("arc"), PICK)
+    assert pick.alone == "Which is liquid?\nA. ice\nB. rain\nThe correct answer is:"
+    assert pick.choices == (" A", " B")
+    fact = baseline_prompt(get_task("relay"), FACT)
+    assert fact.alone == "Bo's door code is 482.\nWhat is Bo's door code?\nAnswer:"
+    own = Item("o", "Where?", "Rome", private="He is in Rome.")
+    shown = baseline_prompt(get_task("gsm8k"), own).alone
+    assert shown.endswith("Question: He is in Rome.\nWhere?\nAnswer:")
