@@ -1,0 +1,85 @@
+"""Is a pair bridgeable, and what will it cost? Answered from configs, or from the shapes that a profile ships."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from helmas_core.bridges.registry import make_bridge
+from helmas_core.config import Config
+from helmas_core.errors import PairError
+from helmas_core.models.geometry import Geometry, from_config, from_profile
+from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
+from helmas_core.models.pair import find_problems, read_config
+from helmas_core.models.preflight import Problem
+
+_FP32, _ADAM_COPIES = 4, 4  # weights, gradients and two moments
+
+
+def diagnose(config: Config) -> dict[str, Any]:
+    """The `doctor --json` document. Reads no weights; a profile that ships its pair's shapes needs no network."""
+    transformers_logging.set_verbosity_error()
+    problems, shapes, source = _shapes(config)
+    if lacking := missing(config):
+        fix = f"these profiles run here: {', '.join(runnable_profiles())}"
+        problems.append(Problem(f"the profile needs {lacking}", "hardware", fix, "warning"))
+    cost = _cost(config, *shapes) if shapes else {}
+    return {
+        "schema": 1,
+        "command": "doctor",
+        "ok": not any(problem.severity == "error" for problem in problems),
+        "problems": [problem.as_json() for problem in problems],
+        "geometry": {side: asdict(g) for side, g in zip(("teacher", "student"), shapes or (), strict=False)},
+        "geometry_from": source,
+        "runs_here": lacking is None,
+        **cost,
+    }
+
+
+def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | None, str]:
+    pair = config.pair
+    if pair.geometry is not None:
+        return [], (from_profile(pair.geometry.teacher), from_profile(pair.geometry.student)), "profile"
+    try:
+        problems = find_problems(config)
+        configs = (read_config(pair.teacher, pair.teacher_revision), read_config(pair.student, pair.student_revision))
+        if any(problem.severity == "error" and "attention" in problem.what for problem in problems):
+            return problems, None, "config"
+        return problems, (_counted(configs[0]), _counted(configs[1])), "config"
+    except PairError as error:
+        return [Problem(error.what, error.where, error.fix)], None, "none"
+
+
+def _counted(config: PretrainedConfig) -> Geometry:
+    """The shape with its parameter count, from a model without storage."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return replace(from_config(config), parameters=sum(p.numel() for p in model.parameters()))
+
+
+def _cost(config: Config, teacher: Geometry, student: Geometry) -> dict[str, Any]:
+    element = DTYPES[
+        "fp32" if config.pair.dtype == "auto" and not gpu_gib() else config.pair.dtype.replace("auto", "bf16")
+    ].itemsize
+    with torch.device("meta"):
+        bridge = make_bridge(config.bridge, teacher, student)
+    tokens = {"teacher": teacher.kv_bytes_per_token(element), "student": student.kv_bytes_per_token(element)}
+    batch = max(stage.batch or config.train.batch for stage in config.train.schedule())
+    memory = {
+        "teacher": teacher.parameters * element / GIB,
+        "student": student.parameters * element / GIB,
+        "bridge_training": bridge.parameter_count() * _FP32 * _ADAM_COPIES / GIB,
+        "caches": batch * config.data.max_source_tokens * sum(tokens.values()) / GIB,
+        "kept_states": config.train.state_gib,
+    }
+    memory["total"] = sum(memory.values())
+    return {
+        "bridge_parameters": bridge.parameter_count(),
+        "kv_bytes_per_token": tokens,
+        "memory_gib": {name: round(value, 3) for name, value in memory.items()},
+        "available_gib": {"gpu": round(gpu_gib(), 1), "host": round(host_gib(), 1)},
+    }

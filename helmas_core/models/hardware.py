@@ -1,0 +1,100 @@
+"""Where and how to compute: device, dtype, attention backend, each with its reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+
+import torch
+
+from helmas_core.config import Config, PairConfig, load_config, profile_names
+from helmas_core.errors import ConfigError, HelmasError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Hardware:
+    device: torch.device
+    dtype: torch.dtype
+    attention: str
+    reasons: tuple[str, ...]
+
+
+def gpu_gib() -> float:
+    """Memory of the first GPU in GiB; 0 without one."""
+    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
+
+
+def host_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+
+
+def missing(config: Config) -> str | None:
+    """What this machine lacks for `config`, or None."""
+    need, have = config.hardware.min_gpu_gib, gpu_gib()
+    if (need or config.hardware.device == "cuda") and not have:
+        return f"a CUDA GPU{f' with {need:.0f} GiB' if need else ''} (this machine has none)"
+    if have < need:
+        return f"a GPU with {need:.0f} GiB (this one has {have:.0f})"
+    return None
+
+
+def runnable_profiles() -> list[str]:
+    """Shipped profiles that this machine can run."""
+    found = []
+    for name in profile_names():
+        try:
+            if missing(load_config([name])) is None:
+                found.append(name)
+        except HelmasError:
+            continue
+    return found
+
+
+def resolve_hardware(config: Config) -> Hardware:
+    """Choose device, dtype and backend, or raise ConfigError naming what is missing and what would run."""
+    if lacking := missing(config):
+        raise ConfigError(
+            f"the profile needs {lacking}",
+            where="hardware",
+            fix=f"these profiles run here: {', '.join(runnable_profiles())} (helmas … --profile NAME)",
+        )
+    if config.hardware.threads:
+        torch.set_num_threads(config.hardware.threads)
+    gpu = torch.cuda.is_available() and config.hardware.device != "cpu"
+    device = torch.device("cuda" if gpu else "cpu")
+    dtype, why_dtype = _dtype(config.pair, gpu)
+    attention, why_attention = _attention(config.pair, gpu, dtype)
+    return Hardware(device, dtype, attention, (f"device {device.type}", why_dtype, why_attention))
+
+
+def _dtype(pair: PairConfig, gpu: bool) -> tuple[torch.dtype, str]:
+    if pair.dtype != "auto":
+        return DTYPES[pair.dtype], f"dtype {pair.dtype}, as asked"
+    if gpu and torch.cuda.is_bf16_supported():
+        return torch.bfloat16, "dtype bf16, since the GPU computes it natively"
+    if gpu:
+        return torch.float16, "dtype fp16, since the GPU has no bf16"
+    return torch.float32, "dtype fp32, exact and safe on a CPU"
+
+
+def _attention(pair: PairConfig, gpu: bool, dtype: torch.dtype) -> tuple[str, str]:
+    if pair.attention not in ("auto", "flash_attention_2"):
+        return pair.attention, f"attention {pair.attention}, as asked"
+    reason = (
+        "there is no GPU"
+        if not gpu
+        else "flash-attn is not installed (pip install helmas[flash])"
+        if importlib.util.find_spec("flash_attn") is None
+        else "flash attention needs bf16 or fp16"
+        if dtype == torch.float32
+        else ""
+    )
+    if not reason:
+        return "flash_attention_2", "attention flash_attention_2, since flash-attn is installed"
+    if pair.attention == "flash_attention_2":
+        raise ConfigError("flash attention cannot be used", where="pair.attention", fix=f"{reason}; or set it to auto")
+    return "sdpa", f"attention sdpa, since {reason}"

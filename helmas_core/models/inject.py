@@ -1,0 +1,123 @@
+"""Let a frozen student go on from an injected cache: forward for training, generate for answers.
+
+One place builds masks and positions. New tokens are padded on the left; the mask always covers cache and new
+tokens together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from helmas_core.errors import CacheError
+from helmas_core.models.cache import KVCache, TransformersCache, empty_cache, positions_of
+
+
+@dataclass
+class Generation:
+    """New token ids per row, without the ending; `truncated` rows ran out of `max_new_tokens`."""
+
+    tokens: list[list[int]]
+    truncated: list[bool] = field(default_factory=list)
+
+
+def attention_mask(cache: KVCache | None, mask: Tensor) -> Tensor:
+    """[B, past + new], 1 on what may be attended."""
+    return (mask.bool() if cache is None else torch.cat((cache.mask, mask.bool()), 1)).long()
+
+
+def new_positions(cache: KVCache | None, mask: Tensor) -> Tensor:
+    """[B, new]: positions that go on from each row's own end of the cache."""
+    start = 0 if cache is None else cache.next_positions()[:, None]
+    return positions_of(mask) + start
+
+
+def refuse_checkpointing(model: PreTrainedModel) -> None:
+    """Under activation checkpointing transformers drops the cache layer by layer, for one token silently."""
+    if any(getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules()):
+        raise CacheError(
+            "activation checkpointing on the student discards the injected cache",
+            fix="switch it off, or call student.eval()",
+        )
+
+
+def forward(student: PreTrainedModel, cache: KVCache | None, ids: Tensor, mask: Tensor) -> Tensor:
+    """Logits [B, new, V] of `ids` [B, new] after `cache`; gradients reach the cache's tensors."""
+    return _step(student, _filled(student, cache), ids, attention_mask(cache, mask), new_positions(cache, mask))
+
+
+def _filled(student: PreTrainedModel, cache: KVCache | None) -> TransformersCache:
+    refuse_checkpointing(student)
+    return empty_cache() if cache is None else cache.to(student.device, student.dtype).to_transformers()
+
+
+def _step(
+    model: PreTrainedModel, filled: TransformersCache, ids: Tensor, mask: Tensor, positions: Tensor, last: bool = False
+) -> Tensor:
+    out = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=filled,
+        use_cache=True,
+        logits_to_keep=1 if last else 0,
+    )
+    return out.logits
+
+
+@torch.no_grad()
+def generate(
+    student: PreTrainedModel,
+    cache: KVCache | None,
+    ids: Tensor,
+    mask: Tensor,
+    max_new_tokens: int,
+    *,
+    ends: Sequence[int] = (),
+    finished: Callable[[list[int]], bool] = lambda tokens: False,
+    allowed: Sequence[Sequence[int]] | None = None,
+    on_token: Callable[[int, int], None] = lambda row, token: None,
+) -> Generation:
+    """Greedy decoding after `cache`, batched; `cache` itself is left as it was.
+
+    A row ends at a token in `ends`, or when `finished(its new tokens)` says so. `allowed[row]`, if given, are the
+    only token ids that the row may take. `on_token(row, id)` sees every new token.
+    """
+    filled, seen = _filled(student, cache), attention_mask(cache, mask)
+    positions = new_positions(cache, mask)
+    rows: list[list[int]] = [[] for _ in range(len(ids))]
+    open_rows = set(range(len(ids)))
+    for _ in range(max_new_tokens):
+        logits = _step(student, filled, ids, seen, positions, last=True)[:, -1].float()
+        ids = _pick(logits, allowed)
+        for row, token in enumerate(ids[:, 0].tolist()):
+            if row in open_rows and _take(rows[row], token, ends, finished):
+                open_rows.discard(row)
+            elif row in open_rows:
+                on_token(row, token)
+        if not open_rows:
+            break
+        positions = positions[:, -1:] + 1
+        seen = torch.cat((seen, seen.new_ones(len(ids), 1)), 1)
+    return Generation(rows, [row in open_rows for row in range(len(rows))])
+
+
+def _pick(logits: Tensor, allowed: Sequence[Sequence[int]] | None) -> Tensor:
+    if allowed is not None:
+        barred = torch.full_like(logits, float("-inf"))
+        for row, ids in enumerate(allowed):
+            barred[row, list(ids)] = 0.0
+        logits = logits + barred
+    return logits.argmax(-1, keepdim=True)
+
+
+def _take(row: list[int], token: int, ends: Sequence[int], finished: Callable[[list[int]], bool]) -> bool:
+    """Append `token` unless it ends the row; True when the row is done."""
+    if token in ends:
+        return True
+    row.append(token)
+    return finished(row)

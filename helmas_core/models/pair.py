@@ -1,0 +1,206 @@
+"""Teacher and student, loaded, frozen, probed and checked against each other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from helmas_core.config import Config
+from helmas_core.errors import ConfigError, PairError
+from helmas_core.models.geometry import Geometry, probe
+from helmas_core.models.hardware import Hardware
+from helmas_core.models.preflight import Problem, model_problems, tokenizer_problems
+from helmas_core.models.rope import Rope, rope_residual
+from helmas_core.models.tokens import ChatTemplate, chat_template, content_hash
+
+Result = TypeVar("Result")
+LAB = "lab:"
+_MAX_RESIDUAL = 0.02  # bf16 keys differ by about .003 from their fp32 projection; a wrong angle by about 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the pair."""
+
+    id: str
+    model: PreTrainedModel
+    rope: Rope
+    geometry: Geometry
+    revision: str | None
+    fingerprint: str
+    rope_residual: float
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            **self.geometry.shape(),
+            "parameters": self.geometry.parameters,
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    teacher: Member
+    student: Member
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate | None
+    tokenizer_hash: str
+    hardware: Hardware
+
+    @property
+    def device(self) -> torch.device:
+        return self.hardware.device
+
+    @property
+    def pad(self) -> int:
+        return next(i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0) if i is not None)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "teacher": self.teacher.describe(),
+            "student": self.student.describe(),
+            "tokenizer": self.tokenizer_hash,
+            "dtype": str(self.hardware.dtype).removeprefix("torch."),
+            "attention": self.hardware.attention,
+            "device": self.hardware.device.type,
+        }
+
+
+def locate(source: str) -> tuple[str, dict[str, str]]:
+    """What `from_pretrained` takes for a hub id, a folder, a `.gguf` file or `lab:NAME`."""
+    if source.startswith(LAB):
+        folder = Path(__file__).parents[1] / "lab" / source.removeprefix(LAB)
+        if not folder.is_dir():
+            raise PairError(f'no lab model "{source}"', where="pair", fix="use lab:teacher or lab:student")
+        return str(folder), {}
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise PairError("no such GGUF file", where=source, fix="check the path")
+        return str(path.parent), {"gguf_file": path.name}
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise PairError("no such model folder", where=source, fix="check the path, or give a hub id like owner/name")
+    return (str(path) if path.is_dir() else source), {}
+
+
+def _guarded(call: Callable[[], Result], source: str) -> Result:
+    try:
+        return call()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        fix = "give a local folder, or download the model first where there is a network"
+        raise PairError(f"cannot load: {first}", where=source, fix=fix) from error
+
+
+def read_config(source: str, revision: str | None = None) -> PretrainedConfig:
+    where, extra = locate(source)
+    return _guarded(
+        lambda: AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **extra), source
+    )
+
+
+def read_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    where, extra = locate(source)
+    load = AutoTokenizer.from_pretrained
+    return _guarded(lambda: load(where, revision=revision, trust_remote_code=False, **extra), source)
+
+
+def find_problems(config: Config) -> list[Problem]:
+    """All problems of the pair that show without weights."""
+    pair, tokens = config.pair, config.data.max_source_tokens
+    found: list[Problem] = []
+    for where, source, revision in (
+        ("teacher", pair.teacher, pair.teacher_revision),
+        ("student", pair.student, pair.student_revision),
+    ):
+        found += model_problems(read_config(source, revision), where, tokens)
+    tokenizers = (
+        read_tokenizer(pair.teacher, pair.teacher_revision),
+        read_tokenizer(pair.student, pair.student_revision),
+    )
+    return found + tokenizer_problems(*tokenizers)
+
+
+def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] = lambda text: None) -> Pair:
+    """Pre-flight, then weights. Raises PairError that lists every problem."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    problems = find_problems(config)
+    for warning in (p for p in problems if p.severity == "warning"):
+        notify(f"{warning.where}: {warning.what}; {warning.fix}")
+    if errors := [p for p in problems if p.severity == "error"]:
+        listed = "; ".join(f"{p.where} {p.what} ({p.fix})" for p in errors)
+        raise PairError(f"this pair cannot be bridged: {listed}", fix="see `helmas doctor`")
+    pair = config.pair
+    teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify)
+    same = (pair.teacher, pair.teacher_revision) == (pair.student, pair.student_revision)
+    student = teacher if same else _load(pair.student, pair.student_revision, hardware, notify)
+    tokenizer = read_tokenizer(pair.student, pair.student_revision)
+    template = chat_template(tokenizer, config.data.chat_template)
+    return Pair(teacher, student, tokenizer, template, content_hash(tokenizer), hardware)
+
+
+def _load(source: str, revision: str | None, hardware: Hardware, notify: Callable[[str], None]) -> Member:
+    notify(f"loading {source}")
+    where, extra = locate(source)
+    load = AutoModelForCausalLM.from_pretrained
+    model: PreTrainedModel = _guarded(
+        lambda: load(
+            where,
+            revision=revision,
+            dtype=hardware.dtype,
+            attn_implementation=hardware.attention,
+            trust_remote_code=False,
+            **extra,
+        ),
+        source,
+    )
+    return freeze(source, model.to(hardware.device))
+
+
+def freeze(source: str, model: PreTrainedModel) -> Member:
+    """A loaded model as a frozen, probed member; refuses one whose RoPE we would undo wrongly."""
+    model.eval().requires_grad_(False)
+    rope = Rope(model)
+    ids = torch.arange(2, 18, device=model.device)[None] % model.config.get_text_config().vocab_size
+    residual = rope_residual(model, rope, ids)
+    if residual > _MAX_RESIDUAL:
+        raise PairError(f"its RoPE cannot be undone (residual {residual:.2g})", where=source, fix="use another model")
+    revision = getattr(model.config, "_commit_hash", None)
+    return Member(source, model, rope, probe(model), revision, fingerprint(model), residual)
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """A short hash of some weights, so that a fine-tuned sibling is not taken for the model itself."""
+    names = sorted(name for name, p in model.named_parameters() if p.dim() == 1)
+    digest = hashlib.sha256()
+    for name in (*names[:4], *names[-4:]):
+        digest.update(model.get_parameter(name).detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_rope_base(pair: Pair, teacher: float | None, student: float | None) -> None:
+    """`teacher_rope_base` and `student_rope_base` are checks: the angles always come from the models."""
+    for name, wanted, member in (("teacher", teacher, pair.teacher), ("student", student, pair.student)):
+        if wanted is not None and wanted != member.geometry.rope_theta:
+            found = member.geometry.rope_theta
+            raise ConfigError(
+                f"{wanted:g} but the model says {found}", where=f"bridge.{name}_rope_base", fix="remove the key"
+            )

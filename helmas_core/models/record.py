@@ -1,0 +1,71 @@
+"""Record the queries that a model's attention really uses, without touching the model's own code.
+
+A recording attention function, registered beside transformers' own with its own mask function, notes the queries
+and passes on to the backend that the model had. (A backend without a registered mask function would run without
+causality and padding.)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+_PREFIX = "helmas_record_"
+
+
+@dataclass
+class Recording:
+    """Per layer, in order: queries [B, Hq, T, D] with RoPE on, the softmax scale, and the logit soft cap."""
+
+    queries: list[Tensor] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+    caps: list[float | None] = field(default_factory=list)
+
+
+_active: ContextVar[Recording | None] = ContextVar("recording", default=None)
+
+
+def _backend(module: nn.Module, name: str) -> Callable[..., Any]:
+    """The attention function that the model would have used; "eager" lives in the model's own file."""
+    if name in ALL_ATTENTION_FUNCTIONS:
+        return ALL_ATTENTION_FUNCTIONS[name]
+    return sys.modules[type(module).__module__].eager_attention_forward
+
+
+def _recording_attention(name: str) -> Callable[..., Any]:
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    ) -> Any:
+        if (recording := _active.get()) is not None:
+            recording.queries.append(query)
+            recording.scales.append(options.get("scaling") or query.shape[-1] ** -0.5)
+            recording.caps.append(options.get("softcap"))
+        return _backend(module, name)(module, query, key, value, mask, **options)
+
+    return attend
+
+
+@contextmanager
+def record_queries(model: PreTrainedModel) -> Iterator[Recording]:
+    """Record the forward passes inside; the model's own backend comes back whatever happens."""
+    before = model.config._attn_implementation
+    name = _PREFIX + before
+    AttentionInterface.register(name, _recording_attention(before))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[before])
+    recording = Recording()
+    token = _active.set(recording)
+    model.set_attn_implementation(name)
+    try:
+        yield recording
+    finally:
+        model.set_attn_implementation(before)
+        _active.reset(token)
