@@ -1,0 +1,93 @@
+"""Stage: mix the teacher's layers into as many as the student has. Over the layer axis only, K and V apart.
+
+Shapes: B batch, L layers (Lt teacher, Ls student), H KV heads, T tokens, D head dim.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Blending = Literal["skip", "blend", "attention"]
+
+
+def centres(teacher_layers: int, student_layers: int) -> Tensor:
+    """[Ls] fp32: the teacher layer, as a fraction, at each student layer's relative depth."""
+    return torch.linspace(0, teacher_layers - 1, student_layers)
+
+
+class SkipBlend(nn.Module):
+    """Uniform stride: one teacher layer for each student layer, no parameters."""
+
+    chosen: Tensor
+
+    def __init__(self, teacher_layers: int, student_layers: int) -> None:
+        super().__init__()
+        self.teacher_layers = teacher_layers
+        self.register_buffer("chosen", centres(teacher_layers, student_layers).round().long(), persistent=False)
+
+    def forward(self, states: Tensor, which: int) -> Tensor:
+        """[B, Lt, H, T, D] → [B, Ls, H, T, D]; `which` is 0 for keys, 1 for values."""
+        return states[:, self.chosen]
+
+    def weights(self) -> Tensor:
+        """[2, Ls, Lt]: the share of each teacher layer in each student layer."""
+        return nn.functional.one_hot(self.chosen, self.teacher_layers).float().expand(2, -1, -1)
+
+
+class LocalBlend(nn.Module):
+    """Local convolution along the layer axis: `kernel` taps around each student layer's relative depth.
+
+    A tap has one weight per rotary pair of channels (i, i + D/2), shared over heads, so blending commutes with
+    RoPE: 2 · Ls · kernel · D/2 parameters, 10,752 for 36 → 28 layers of head dim 128.
+    """
+
+    window: Tensor
+
+    def __init__(self, teacher_layers: int, student_layers: int, head_dim: int, kernel: int) -> None:
+        super().__init__()
+        self.teacher_layers = teacher_layers
+        kernel = min(kernel, teacher_layers)
+        middle = centres(teacher_layers, student_layers)
+        start = (middle - (kernel - 1) / 2).round().clamp(0, teacher_layers - kernel).long()
+        window = start[:, None] + torch.arange(kernel)
+        self.register_buffer("window", window, persistent=False)
+        nearest = nn.functional.one_hot((window - middle[:, None]).abs().argmin(1), kernel).float()
+        self.taps = nn.Parameter(nearest[None, :, :, None].repeat(2, 1, 1, (head_dim + 1) // 2))
+
+    def forward(self, states: Tensor, which: int) -> Tensor:
+        taps = torch.cat((self.taps[which], self.taps[which]), -1)[..., : states.shape[-1]]
+        return torch.einsum("blkhtd,lkd->blhtd", states[:, self.window], taps)
+
+    def weights(self) -> Tensor:
+        mean = self.taps.detach().float().mean(-1)
+        spread = mean.new_zeros(2, len(self.window), self.teacher_layers)
+        return spread.scatter(2, self.window.expand(2, -1, -1), mean)
+
+
+class AttentionBlend(nn.Module):
+    """Global pooling: a softmax over all teacher layers, started at the one of the same relative depth.
+
+    2 · Ls · Lt parameters, 2,016 for 36 → 28.
+    """
+
+    def __init__(self, teacher_layers: int, student_layers: int) -> None:
+        super().__init__()
+        distance = (torch.arange(teacher_layers) - centres(teacher_layers, student_layers)[:, None]).abs()
+        self.logits = nn.Parameter(-distance.repeat(2, 1, 1))
+
+    def forward(self, states: Tensor, which: int) -> Tensor:
+        return torch.einsum("bjhtd,lj->blhtd", states, self.logits[which].softmax(-1))
+
+    def weights(self) -> Tensor:
+        return self.logits.detach().float().softmax(-1)
+
+
+def build_blend(kind: Blending, teacher_layers: int, student_layers: int, head_dim: int, kernel: int) -> nn.Module:
+    if kind == "skip":
+        return SkipBlend(teacher_layers, student_layers)
+    if kind == "blend":
+        return LocalBlend(teacher_layers, student_layers, head_dim, kernel)
+    return AttentionBlend(teacher_layers, student_layers)

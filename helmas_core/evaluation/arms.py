@@ -1,0 +1,113 @@
+"""The arms: who reads what, and who answers. Each is one small function over a batch of examples.
+
+`student` alone · `teacher` · `text` (the student reads what the teacher had) · `bridge` · `deranged` (another item's
+teacher cache) · `own` (the student's own cache injected: must equal `text`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from helmas_core.bridges.base import Bridge
+from helmas_core.errors import ConfigError
+from helmas_core.handoff.examples import Example
+from helmas_core.handoff.states import Ids, States
+from helmas_core.models.cache import KVCache
+from helmas_core.models.inject import Generation, generate
+from helmas_core.models.pair import Member, Pair
+from helmas_core.models.tokens import endings, pad_left
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples and, for each, the example whose teacher cache it gets in the `deranged` arm."""
+
+    examples: list[Example]
+    donors: list[Example]
+
+
+class Arms:
+    """Runs any arm of a pair and a bridge; nothing is kept between calls, so that timings are honest."""
+
+    def __init__(self, pair: Pair, bridge: Bridge | None, max_new_tokens: int) -> None:
+        self.pair, self.bridge, self.max_new_tokens = pair, bridge, max_new_tokens
+        self.teacher_states = States(pair.teacher, pair.pad)
+        self.student_states = States(pair.student, pair.pad)
+        self.ends = endings(pair.tokenizer)
+
+    def run(self, arm: str, batch: Batch) -> Generation:
+        arms: dict[str, Callable[[Batch], Generation]] = {
+            "student": lambda b: self._read(self.pair.student, [e.alone for e in b.examples], b.examples),
+            "teacher": lambda b: self._read(self.pair.teacher, _texts(b.examples), b.examples),
+            "text": lambda b: self._read(self.pair.student, _texts(b.examples), b.examples),
+            "bridge": lambda b: self._inject(self._bridged(b.examples, [e.source for e in b.examples]), b.examples),
+            "deranged": lambda b: self._inject(self._bridged(b.examples, self._foreign(b)), b.examples),
+            "own": lambda b: self._inject(self.student_states.read([e.source for e in b.examples]), b.examples),
+        }
+        return arms[arm](batch)
+
+    def _read(self, member: Member, prompts: Sequence[Ids], examples: Sequence[Example]) -> Generation:
+        return self._generate(member, None, prompts, examples)
+
+    def _inject(self, cache: KVCache, examples: Sequence[Example]) -> Generation:
+        return self._generate(self.pair.student, cache, [e.query for e in examples], examples)
+
+    def _bridged(self, examples: Sequence[Example], sources: Sequence[Ids]) -> KVCache:
+        if self.bridge is None:
+            raise ConfigError("this arm needs a bridge", where="eval.arms", fix="give --bridge PATH")
+        state = self.teacher_states.read(sources)
+        own = self.student_states.read([e.source for e in examples]) if self.bridge.mode == "fuse" else None
+        return self.bridge(state, own)
+
+    def _foreign(self, batch: Batch) -> list[Ids]:
+        """The donors' sources; cut or repeated to the same length where own and foreign states are fused."""
+        if self.bridge is None or self.bridge.mode != "fuse":
+            return [donor.source for donor in batch.donors]
+        return [_fit(donor.source, len(e.source)) for e, donor in zip(batch.examples, batch.donors, strict=True)]
+
+    def _generate(
+        self, member: Member, cache: KVCache | None, prompts: Sequence[Ids], examples: Sequence[Example]
+    ) -> Generation:
+        letters = all(example.choices for example in examples)
+        return generate(
+            member.model,
+            cache,
+            *pad_left(prompts, self.pair.pad, self.pair.device),
+            1 if letters else self.max_new_tokens,
+            ends=self.ends,
+            finished=lambda tokens: stopped(self.pair, tokens, examples[0].stop),
+            allowed=[example.choices for example in examples] if letters else None,
+        )
+
+
+def stopped(pair: Pair, tokens: Sequence[int], stop: Sequence[str]) -> bool:
+    """Whether a stop string stands after something that was said."""
+    said = pair.tokenizer.decode(list(tokens)).lstrip()
+    return any(mark in said for mark in stop)
+
+
+def _texts(examples: Sequence[Example]) -> list[Ids]:
+    return [example.source + example.query for example in examples]
+
+
+def _fit(source: Ids, length: int) -> Ids:
+    return (source * (length // len(source) + 1))[:length]
+
+
+def batches(examples: Sequence[Example], size: int) -> list[Batch]:
+    """Length-sorted batches of one task each; an example's donor is its neighbour in length."""
+    kinds: dict[tuple[str, bool], list[Example]] = {}
+    for example in sorted(examples, key=lambda e: len(e.source)):
+        kinds.setdefault((example.task.name, bool(example.choices)), []).append(example)
+    found = []
+    for kind in kinds.values():
+        donors = [kind[_partner(i, len(kind))] for i in range(len(kind))]
+        found += [Batch(kind[i : i + size], donors[i : i + size]) for i in range(0, len(kind), size)]
+    return found
+
+
+def _partner(index: int, count: int) -> int:
+    """Swap neighbours; an odd one at the end takes the one before it."""
+    partner = index ^ 1
+    return partner if partner < count else index - 1

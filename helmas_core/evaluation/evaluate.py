@@ -1,0 +1,214 @@
+"""Evaluate a bridge: every arm on the same items, scored, timed, compared pairwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from helmas_core.bridges.base import Bridge
+from helmas_core.config import Config
+from helmas_core.data.parse import same_answer
+from helmas_core.data.prompts import baseline_prompt
+from helmas_core.data.tasks import get_task, load_items
+from helmas_core.errors import ConfigError, DataError
+from helmas_core.evaluation.arms import Arms, batches, stopped
+from helmas_core.evaluation.statistics import paired_difference, wilson
+from helmas_core.handoff.examples import Example, make_example
+from helmas_core.handoff.prepare import prepare
+from helmas_core.models.inject import Generation, generate
+from helmas_core.models.pair import Member, Pair
+from helmas_core.models.tokens import endings, pad_left
+from helmas_core.progress import Progress
+from helmas_core.runs import git_state, versions
+
+CONTRASTS = (("bridge", "student"), ("bridge", "deranged"), ("bridge", "text"), ("bridge", "teacher"), ("own", "text"))
+
+
+@dataclass
+class Tally:
+    """One arm's answers, by item."""
+
+    right: dict[str, bool] = field(default_factory=dict)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    unparsed: int = 0
+    truncated: int = 0
+
+    def add(self, pair: Pair, examples: Sequence[Example], written: Generation, seconds: float, cued: bool) -> None:
+        """Score a batch that took `seconds`; each of its items counts with an equal part."""
+        self.seconds += [seconds / len(examples)] * len(examples)
+        for example, tokens, truncated in zip(examples, written.tokens, written.truncated, strict=True):
+            text = pair.tokenizer.decode(tokens, skip_special_tokens=True)
+            predicted = example.task.parse(text, cued)
+            self.unparsed += predicted is None
+            self.truncated += truncated and not example.choices
+            self.said[example.item.id], self.tokens[example.item.id] = text, tokens
+            self.right[example.item.id] = same_answer(example.task, predicted, example.item.answer)
+
+    def summary(self) -> dict[str, Any]:
+        n, right = len(self.right), sum(self.right.values())
+        p50, p95 = torch.tensor(self.seconds).quantile(torch.tensor([0.5, 0.95])).tolist()
+        written = sum(map(len, self.tokens.values()))
+        return {
+            "accuracy": round(right / n, 4),
+            "ci": list(wilson(right, n)),
+            "n": n,
+            "unparsed": round(self.unparsed / n, 4),
+            "truncated": round(self.truncated / n, 4),
+            "seconds_p50": round(p50, 4),
+            "seconds_p95": round(p95, 4),
+            "tokens_per_second": round(written / max(1e-9, sum(self.seconds)), 2),
+        }
+
+
+def evaluate(config: Config, pair: Pair, bridge: Bridge | None, progress: Progress) -> dict[str, Any]:
+    """The `eval --json` document of one configuration."""
+    examples = prepare(config, pair, config.eval.split, config.eval.limit, config.train.seed, progress)
+    if long := [e for e in examples if len(e.source) > config.data.max_source_tokens]:
+        fix = "raise data.max_source_tokens; no item is left out of an evaluation"
+        raise DataError(f"{len(long)} of {len(examples)} sources are too long", where="data.max_source_tokens", fix=fix)
+    return evaluate_examples(config, pair, bridge, examples, config.eval.arms, config.eval.split, progress)
+
+
+def evaluate_examples(
+    config: Config,
+    pair: Pair,
+    bridge: Bridge | None,
+    examples: Sequence[Example],
+    arms: Sequence[str],
+    split: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The same for examples that are at hand."""
+    if "deranged" in arms and len(examples) < 2:
+        raise ConfigError("the deranged arm needs two items or more", where="eval.limit", fix="raise --limit")
+    runner, groups = Arms(pair, bridge, config.eval.max_new_tokens), batches(examples, config.eval.batch)
+    tallies = {arm: Tally() for arm in arms}
+    progress.start("evaluate", len(groups) * len(arms))
+    for index, group in enumerate(groups):
+        for place, arm in enumerate(arms):
+            with torch.no_grad():
+                begin = _now(pair)
+                written = runner.run(arm, group)
+                tallies[arm].add(pair, group.examples, written, _now(pair) - begin, cued=True)
+            progress.update(index * len(arms) + place + 1, arm=arm)
+    progress.finish()
+    return _document("eval", config, pair, bridge, split, examples, tallies)
+
+
+def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
+    """Both models on their own, thinking aloud where the task asks for it: the `baseline --json` document."""
+    data, examples = config.data, []
+    for name in data.dataset.split(","):
+        task = get_task(name.strip())
+        items = load_items(task, config.eval.split, config.eval.limit, config.train.seed, data.data_dir)
+        examples += [make_example(pair, task, item, baseline_prompt(task, item, pair.template)) for item in items]
+    tallies = {"student": Tally(), "teacher": Tally()}
+    groups = batches(examples, config.eval.batch)
+    progress.start("baseline", 2 * len(groups))
+    for index, group in enumerate(groups):
+        for place, (arm, member) in enumerate((("student", pair.student), ("teacher", pair.teacher))):
+            begin = _now(pair)
+            written = _alone(config, pair, member, group.examples)
+            cued = not group.examples[0].task.reasons
+            tallies[arm].add(pair, group.examples, written, _now(pair) - begin, cued)
+            progress.update(2 * index + place + 1, arm=arm)
+    progress.finish()
+    return _document("baseline", config, pair, None, config.eval.split, examples, tallies)
+
+
+def _alone(config: Config, pair: Pair, member: Member, examples: Sequence[Example]) -> Generation:
+    task, letters = examples[0].task, all(e.choices for e in examples)
+    cue = task.cue.strip()
+
+    def finished(tokens: list[int]) -> bool:
+        """A chain of thought is over once the line after the cue is; a direct answer at its stop."""
+        said = pair.tokenizer.decode(tokens)
+        answered = cue in said and "\n" in said.split(cue, 1)[1].lstrip()
+        return answered or stopped(pair, tokens, examples[0].stop)
+
+    return generate(
+        member.model,
+        None,
+        *pad_left([e.alone for e in examples], pair.pad, pair.device),
+        1 if letters else config.eval.baseline_tokens if task.reasons else config.eval.max_new_tokens,
+        ends=endings(pair.tokenizer),
+        finished=finished,
+        allowed=[e.choices for e in examples] if letters else None,
+    )
+
+
+def _now(pair: Pair) -> float:
+    if pair.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _document(
+    command: str,
+    config: Config,
+    pair: Pair,
+    bridge: Bridge | None,
+    split: str,
+    examples: Sequence[Example],
+    tallies: dict[str, Tally],
+) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "command": command,
+        "dataset": config.data.dataset,
+        "split": split,
+        "n": len(examples),
+        "pair": pair.describe(),
+        "bridge": None if bridge is None else _bridge(config, bridge),
+        "arms": {name: tally.summary() for name, tally in tallies.items()},
+        "contrasts": contrasts(tallies, config.train.seed),
+        "agreement": agreement(tallies),
+        "manifest": {
+            "seed": config.train.seed,
+            "batch": config.eval.batch,
+            "handoff": config.data.handoff,
+            "reasoning": config.data.reasoning if config.data.handoff == "reasoning" else None,
+            "versions": versions(),
+            "git": git_state_here(),
+        },
+    }
+
+
+def git_state_here() -> dict[str, Any] | None:
+    from pathlib import Path
+
+    return git_state(Path.cwd())
+
+
+def _bridge(config: Config, bridge: Bridge) -> dict[str, Any]:
+    return {
+        "method": config.bridge.method,
+        "mode": bridge.mode,
+        "options": bridge.options.model_dump(mode="json"),
+        "parameters": bridge.parameter_count(),
+    }
+
+
+def contrasts(tallies: dict[str, Tally], seed: int) -> dict[str, Any]:
+    """Paired differences between the arms that were run."""
+    found = {}
+    for ours, theirs in CONTRASTS:
+        if ours in tallies and theirs in tallies:
+            ids = list(tallies[ours].right)
+            pairs = [[tallies[arm].right[i] for i in ids] for arm in (ours, theirs)]
+            found[f"{ours}-{theirs}"] = paired_difference(pairs[0], pairs[1], seed)
+    return found
+
+
+def agreement(tallies: dict[str, Tally]) -> dict[str, float]:
+    """Share of items on which two arms wrote the same tokens; `own-text` is 1 when injection is exact."""
+    if not {"own", "text"} <= tallies.keys():
+        return {}
+    own, text = tallies["own"].tokens, tallies["text"].tokens
+    return {"own-text": round(sum(own[i] == text[i] for i in own) / len(own), 4)}

@@ -1,0 +1,30 @@
+"""Intervals and paired tests: Wilson for a share, bootstrap for a paired difference, exact McNemar for its p."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import binomtest
+
+RESAMPLES = 10_000
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of right/n."""
+    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    return round(float(interval.low), 4), round(float(interval.high), 4)
+
+
+def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], seed: int = 0) -> dict[str, object]:
+    """Difference of two arms' accuracy on the same items: delta, 95 % paired bootstrap interval, McNemar's exact p."""
+    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    draws = np.random.default_rng(seed).integers(0, len(difference), (RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[draws].mean(1), [0.025, 0.975])
+    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    p = binomtest(won, won + lost).pvalue if won + lost else 1.0
+    return {
+        "delta": round(float(difference.mean()), 4),
+        "ci": [round(float(low), 4), round(float(high), 4)],
+        "p": float(f"{p:.4g}"),
+    }

@@ -1,0 +1,71 @@
+"""Items as token ids: what the teacher reads, what the student reads after it, and what it should say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from helmas_core.data.item import Item
+from helmas_core.data.prompts import Prompt
+from helmas_core.data.tasks import Task
+from helmas_core.errors import DataError
+from helmas_core.models.pair import Pair
+from helmas_core.models.tokens import encode, endings
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item, tokenised piece by piece. `text` reads source + query; `student` alone reads `alone`.
+
+    `target` is the gold answer with its ending; `choices` are the single tokens that a letters task allows.
+    """
+
+    item: Item
+    task: Task
+    source: tuple[int, ...]
+    query: tuple[int, ...]
+    alone: tuple[int, ...]
+    target: tuple[int, ...]
+    choices: tuple[int, ...]
+    stop: tuple[str, ...]
+
+
+def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt) -> Example:
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(encode(pair.tokenizer, text))
+
+    choices = tuple(_single(ids(choice), choice, item) for choice in prompt.choices)
+    ending = () if choices else _ending(pair, prompt)
+    return Example(
+        item,
+        task,
+        ids(prompt.source),
+        ids(prompt.query),
+        ids(prompt.alone),
+        ids(prompt.target) + ending,
+        choices,
+        prompt.stop,
+    )
+
+
+def _single(ids: tuple[int, ...], choice: str, item: Item) -> int:
+    if len(ids) != 1:
+        raise DataError(
+            f'the choice "{choice}" is {len(ids)} tokens, not one', where=item.id, fix="use another tokenizer"
+        )
+    return ids[0]
+
+
+def _ending(pair: Pair, prompt: Prompt) -> tuple[int, ...]:
+    """The token that closes an answer: the turn's end for a chat model, a line break otherwise."""
+    if pair.template is not None and pair.tokenizer.eos_token_id in endings(pair.tokenizer):
+        return (pair.tokenizer.eos_token_id,)
+    return tuple(encode(pair.tokenizer, prompt.stop[0] if prompt.stop else "\n"))
+
+
+def within(examples: Sequence[Example], limit: int) -> tuple[list[Example], int]:
+    """The examples whose source fits in `limit` tokens, and how many do not."""
+    kept = [example for example in examples if len(example.source) <= limit]
+    if not kept:
+        raise DataError(f"no item's source fits in {limit} tokens", where="data.max_source_tokens", fix="raise it")
+    return kept, len(examples) - len(kept)

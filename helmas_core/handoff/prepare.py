@@ -1,0 +1,31 @@
+"""From a configuration to examples: items of every data set, reasoning where it has to be written, then ids."""
+
+from __future__ import annotations
+
+from helmas_core.config import Config
+from helmas_core.data.prompts import render
+from helmas_core.data.tasks import get_task, load_items
+from helmas_core.errors import DataError
+from helmas_core.handoff.examples import Example, make_example
+from helmas_core.handoff.reasoning import think
+from helmas_core.models.pair import Pair
+from helmas_core.progress import Progress
+
+
+def prepare(config: Config, pair: Pair, split: str, limit: int | None, seed: int, progress: Progress) -> list[Example]:
+    """The examples of `split`, up to `limit` from each data set of the configuration, in the order of the tasks."""
+    data = config.data
+    found: list[Example] = []
+    for name in data.dataset.split(","):
+        task = get_task(name.strip())
+        items = load_items(task, split, limit, seed, data.data_dir)
+        written = think(config, pair, task, items, progress) if _generates(config) else [None] * len(items)
+        prompts = [render(task, i, data.handoff, pair.template, w) for i, w in zip(items, written, strict=True)]
+        found += [make_example(pair, task, i, p) for i, p in zip(items, prompts, strict=True)]
+    if not found:
+        raise DataError("no items", where=data.dataset, fix="choose another split or limit")
+    return found
+
+
+def _generates(config: Config) -> bool:
+    return config.data.handoff == "reasoning" and config.data.reasoning == "generate"

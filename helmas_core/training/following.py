@@ -1,0 +1,48 @@
+"""What the student reads after the hand-off while training: the question's cue and answer, or the source's own
+continuation."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from helmas_core.config import TrainConfig
+from helmas_core.handoff.examples import Example
+from helmas_core.models.tokens import pad_left
+from helmas_core.training.losses import IGNORE
+
+
+@dataclass(frozen=True)
+class Following:
+    """ids, mask and labels [B, N]; `visible` [B] is how many source tokens come before them."""
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    visible: Tensor
+
+
+def choose(
+    examples: Sequence[Example], config: TrainConfig, rng: random.Random, pad: int, device: torch.device
+) -> Following:
+    """Per example: a continuation with probability `config.continuation`, else the answer."""
+    rows = [_row(example, config, rng) for example in examples]
+    ids, mask = pad_left([r[0] for r in rows], pad, device)
+    labels, _ = pad_left([r[1] for r in rows], IGNORE, device)
+    return Following(ids, mask, labels, torch.tensor([r[2] for r in rows], device=device))
+
+
+def _row(example: Example, config: TrainConfig, rng: random.Random) -> tuple[list[int], list[int], int]:
+    """(ids, labels, visible source tokens); a label is the token after, where it is to be scored."""
+    source, least = example.source, 8
+    if len(source) >= 2 * least and rng.random() < config.continuation:
+        cut = rng.randrange(least, len(source) - least + 1)
+        ids = list(source[cut : cut + config.continuation_tokens])
+        return ids, [*ids[1:], IGNORE], cut
+    ids = [*example.query, *example.target]
+    scored = len(example.query) - 1
+    return ids[:-1], [IGNORE] * scored + list(example.target), len(source)

@@ -1,0 +1,167 @@
+"""The training loop: stages of steps on accelerate, with logs, validation, checkpoints and a clean stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from helmas_core.bridges.base import Bridge
+from helmas_core.config import StageConfig, TrainConfig
+from helmas_core.errors import TrainingError
+from helmas_core.handoff.examples import Example
+from helmas_core.models.hardware import GIB
+from helmas_core.progress import Progress
+from helmas_core.training.objective import Objective
+from helmas_core.training.order import batch_indices, learning_rate, step_random
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: its place in the whole run and in its stage."""
+
+    overall: int
+    stage_index: int
+    within: int
+    stage: StageConfig
+
+
+def plan(stages: Sequence[StageConfig]) -> list[Step]:
+    """Every step of the run, in order."""
+    steps: list[Step] = []
+    for index, stage in enumerate(stages):
+        steps += [Step(len(steps) + k, index, k, stage) for k in range(stage.steps)]
+    return steps
+
+
+@dataclass
+class Meter:
+    """Running figures between two log lines."""
+
+    begin: float = field(default_factory=time.perf_counter)
+    tokens: int = 0
+    terms: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, terms: Mapping[str, float], tokens: int) -> None:
+        self.tokens += tokens
+        for name, value in terms.items():
+            self.terms.setdefault(name, []).append(value)
+
+    def read(self) -> dict[str, float]:
+        means = {name: sum(values) / len(values) for name, values in self.terms.items()}
+        return {**means, "tokens_per_second": self.tokens / max(1e-9, time.perf_counter() - self.begin)}
+
+
+class Trainer:
+    """Moves a bridge through its stages. What happens at logs, validations and checkpoints is the caller's."""
+
+    def __init__(self, objective: Objective, examples: Sequence[Example], config: TrainConfig) -> None:
+        self.objective, self.examples, self.config = objective, examples, config
+        device = objective.pair.device
+        precision = "no" if config.amp == "off" else config.amp
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+        bridge = objective.bridge.requires_grad_(True).train()
+        optimiser = torch.optim.AdamW(bridge.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.bridge, self.optimiser = self.accelerator.prepare(bridge, optimiser)
+        if config.compile:
+            compile_bridge(bridge)
+
+    def run(
+        self,
+        first: int,
+        progress: Progress,
+        on_log: Callable[[Step, dict[str, float]], None],
+        on_eval: Callable[[Step], None],
+        on_checkpoint: Callable[[Step], None],
+    ) -> int:
+        """Do the steps from `first` on; returns how many steps are done. A requested stop ends after a step."""
+        steps, meter = plan(self.config.schedule()), Meter()
+        for step in steps[first:]:
+            terms, tokens = self._step(step)
+            meter.add(terms, tokens)
+            done = step.overall + 1
+            last = done == len(steps)
+            if done % self.config.log_every == 0 or last:
+                on_log(step, meter.read())
+                meter = Meter()
+            progress.update(done, stage=step.stage.name, **terms, memory_gib=memory_gib(self.objective.pair.device))
+            stop = progress.stop_requested()
+            if done % self.config.checkpoint_every == 0 or last or stop:
+                on_checkpoint(step)
+            if stop:
+                return done
+            if done % self.config.eval_every == 0 and not last:
+                on_eval(step)
+        return len(steps)
+
+    def used(self) -> list[int]:
+        """The indices of all examples that the run will see."""
+        sizes = [(s, s.stage.batch or self.config.batch) for s in plan(self.config.schedule())]
+        count, total, seed = self.config.accumulate, len(self.examples), self.config.seed
+        micro = [(s.stage_index, s.within * count + m, size) for s, size in sizes for m in range(count)]
+        return sorted({i for stage, step, size in micro for i in batch_indices(seed, stage, step, size, total)})
+
+    def _step(self, step: Step) -> tuple[dict[str, float], int]:
+        stage, config = step.stage, self.config
+        rate = learning_rate(step.within, stage.steps, stage.learning_rate or config.learning_rate, config.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        terms, tokens = self._backward(step)
+        self.accelerator.clip_grad_norm_(self.bridge.parameters(), config.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return {**terms, "learning_rate": rate}, tokens
+
+    def _backward(self, step: Step) -> tuple[dict[str, float], int]:
+        """Gradients of `accumulate` micro-batches; the mean of their terms and the source tokens that they read."""
+        sums: dict[str, float] = {}
+        tokens, count = 0, self.config.accumulate
+        rng = step_random(self.config.seed, step.stage_index, step.overall)
+        for batch in self._batches(step):
+            with self.accelerator.autocast():
+                loss, terms = self.objective(batch, step.stage.losses, rng)
+            if not math.isfinite(loss.item()):
+                raise TrainingError(
+                    f"the loss is {loss.item()} at step {step.overall + 1}", fix="lower the learning rate"
+                )
+            self.accelerator.backward(loss / count)
+            tokens += sum(len(example.source) for example in batch)
+            for name, value in {"loss": loss.item(), **terms}.items():
+                sums[name] = sums.get(name, 0.0) + value / count
+        return sums, tokens
+
+    def _batches(self, step: Step) -> Iterator[list[Example]]:
+        size = step.stage.batch or self.config.batch
+        for micro in range(self.config.accumulate):
+            index = step.within * self.config.accumulate + micro
+            picked = batch_indices(self.config.seed, step.stage_index, index, size, len(self.examples))
+            yield [self.examples[i] for i in picked]
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The fp16 loss scaler's state; empty without one."""
+        return {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+
+    def restore_scaler(self, state: dict[str, Any]) -> None:
+        if state and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state)
+
+
+def compile_bridge(bridge: Bridge) -> None:
+    """Fuse the stages' kernels in place; names and state stay as they are."""
+    for child in bridge.children():
+        for module in child if isinstance(child, torch.nn.ModuleList) else [child]:
+            module.compile(dynamic=True)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak GPU memory, or this process's resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,213 @@
+"""A whole training session: data, bridge, closed-form start, stages, artefact, last validation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from helmas_core.bridges.artefact import describe, save_bridge
+from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.registry import build_bridge
+from helmas_core.config import Config
+from helmas_core.errors import ConfigError, DataError
+from helmas_core.evaluation.evaluate import evaluate_examples
+from helmas_core.handoff.examples import Example, within
+from helmas_core.handoff.prepare import prepare
+from helmas_core.models.pair import Pair
+from helmas_core.progress import Progress
+from helmas_core.runs import Run
+from helmas_core.training import checkpoint
+from helmas_core.training.loop import Step, Trainer, plan
+from helmas_core.training.objective import Objective
+
+VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
+
+
+class Session:
+    """One run of `helmas train`; `go` returns the document that `train --json` prints."""
+
+    def __init__(self, config: Config, pair: Pair, run: Run, progress: Progress) -> None:
+        self.config, self.pair, self.run, self.progress = config, pair, run, progress
+        self.begin = time.perf_counter()
+        self.losses: dict[str, float] = {}
+
+    def go(self, resume: bool) -> dict[str, Any]:
+        refuse_test_split(self.config)
+        torch.manual_seed(self.config.train.seed)
+        bridge = build_bridge(self.config.bridge, self.pair)
+        examples, validation = self._examples("train"), self._examples("validation")
+        refuse_overlap(examples, validation)
+        objective = Objective(self.pair, bridge, self.config.train)
+        trainer = Trainer(objective, examples, self.config.train)
+        calibration = examples[: self.config.train.calibration_items]
+        self._read(objective, [*calibration, *(examples[i] for i in trainer.used())])
+        done = self._resume(trainer) if resume else self._start(objective, calibration)
+        total = len(plan(self.config.train.schedule()))
+        self.progress.start("train", total)
+        done = trainer.run(
+            done,
+            self.progress,
+            self._log,
+            lambda step: self._validate(bridge, validation, step.overall + 1),
+            lambda step: self._checkpoint(trainer, examples, step),
+        )
+        self.progress.finish()
+        save_bridge(self.run.bridge, bridge, self._document(examples, done))
+        scores = self._validate(bridge, validation, done) if done == total else None
+        return self._result(bridge, done, scores)
+
+    def _examples(self, split: str) -> list[Example]:
+        """Training examples, or the validation ones; both from the training data, which `test` is not."""
+        data, train = self.config.data, self.config.train
+        wanted = data.split if split == "train" else split
+        limit = data.limit if split == "train" else max(2, train.eval_samples)
+        found = prepare(self.config, self.pair, wanted, limit, train.seed, self.progress)
+        kept, dropped = within(found, data.max_source_tokens)
+        if dropped:
+            self.progress.note(
+                f"{dropped} of {len(found)} {split} items are longer than data.max_source_tokens; left out"
+            )
+        return kept
+
+    def _read(self, objective: Objective, examples: Sequence[Example]) -> None:
+        """Let both models read every source that training will use, once, as far as memory goes."""
+        sources = {example.source for example in examples}
+        if not self.config.train.state_gib:
+            return
+        self.progress.start("read", 2 * len(sources))
+        done = 0
+
+        def count(rows: int) -> None:
+            nonlocal done
+            done += rows
+            self.progress.update(done)
+
+        objective.teacher_states.fill(sources, self.config.train.batch, count)
+        objective.student_states.fill(sources, self.config.train.batch, count)
+        self.progress.finish()
+
+    def _start(self, objective: Objective, examples: Sequence[Example]) -> int:
+        """Statistics and the closed-form start."""
+        batch = self.config.train.batch
+        chosen = sorted(examples, key=lambda e: len(e.source))
+        groups = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
+        self.progress.note(f"fitting the start on {len(chosen)} items")
+        figures = objective.bridge.fit(objective.states(group) for group in groups)
+        figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
+        self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
+        self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
+        return 0
+
+    def _resume(self, trainer: Trainer) -> int:
+        path = checkpoint.latest(self.run.checkpoints)
+        state = checkpoint.load(path, trainer.objective.bridge, trainer.optimiser.optimizer)
+        trainer.restore_scaler(state["scaler"])
+        self.losses = state["losses"]
+        self.begin -= state["seconds"]
+        self._trim_metrics(state["step"])
+        self.progress.note(f"going on from {path.name}")
+        return state["step"]
+
+    def _trim_metrics(self, step: int) -> None:
+        """Drop what was logged after the checkpoint, so that no step stands in the file twice."""
+        lines = self.run.metrics.read_text().splitlines() if self.run.metrics.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        self.run.metrics.write_text("".join(line + "\n" for line in kept))
+
+    def _log(self, step: Step, figures: dict[str, float]) -> None:
+        self.losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
+        record = {"step": step.overall + 1, "event": "train", "stage": step.stage.name, **figures}
+        self.run.log({**record, "seconds": self._seconds()})
+
+    def _checkpoint(self, trainer: Trainer, examples: Sequence[Example], step: Step) -> None:
+        state = {
+            "step": step.overall + 1,
+            "losses": self.losses,
+            "scaler": trainer.scaler_state(),
+            "seconds": self._seconds(),
+        }
+        document = self._document(examples, step.overall + 1)
+        checkpoint.save(self.run.checkpoints, trainer.objective.bridge, trainer.optimiser.optimizer, document, state)
+
+    def _validate(self, bridge: Bridge, examples: Sequence[Example], step: int) -> dict[str, Any] | None:
+        """With the bridge and without, on items that training never sees."""
+        if not self.config.train.eval_samples:
+            return None
+        bridge.eval()
+        result = evaluate_examples(
+            self.config, self.pair, bridge, examples, VALIDATION_ARMS, "validation", self.progress
+        )
+        bridge.train()
+        accuracy = {name: arm["accuracy"] for name, arm in result["arms"].items()}
+        self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in accuracy.items()))
+        self.run.log({"step": step, "event": "validation", "n": result["n"], **accuracy, "seconds": self._seconds()})
+        return result
+
+    def _document(self, examples: Sequence[Example], steps: int) -> dict[str, Any]:
+        config = self.config
+        seen = {"dataset": config.data.dataset, "split": config.data.split, "items": len(examples)}
+        training = {
+            **seen,
+            "steps": steps,
+            "seed": config.train.seed,
+            "stages": [s.model_dump() for s in config.train.schedule()],
+        }
+        return describe(config, self.pair, training)
+
+    def _result(self, bridge: Bridge, steps: int, scores: dict[str, Any] | None) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "command": "train",
+            "run": str(self.run.path),
+            "bridge": str(self.run.bridge),
+            "parameters": bridge.parameter_count(),
+            "steps": steps,
+            "seconds": self._seconds(),
+            "losses": self.losses,
+            "eval": scores,
+        }
+
+    def _seconds(self) -> float:
+        return round(time.perf_counter() - self.begin, 2)
+
+
+@torch.no_grad()
+def rms_ratio(objective: Objective, examples: Sequence[Example]) -> list[float]:
+    """Smallest and largest ratio of a head's RMS, bridge output over the student's own; near 1 is healthy."""
+    state, own = objective.states(examples)
+    bridged, real = objective.bridge(state, own), state.mask[:, None, :, None]
+    ratios = [
+        (
+            (
+                (b.float() * real).square().sum((0, 2, 3)) / (o.float() * real).square().sum((0, 2, 3)).clamp(min=1e-12)
+            ).sqrt()
+        )
+        for b, o in zip(bridged.keys + bridged.values, own.keys + own.values, strict=True)
+    ]
+    joined = torch.cat(ratios)
+    return [round(joined.min().item(), 3), round(joined.max().item(), 3)]
+
+
+def refuse_test_split(config: Config) -> None:
+    """Training on a split called test is refused unless it is asked for by name."""
+    if "test" in config.data.split and not config.train.allow_test_split:
+        fix = "train on another split, or set train.allow_test_split = true"
+        raise ConfigError(f'training on the split "{config.data.split}"', where="data.split", fix=fix)
+
+
+def refuse_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> None:
+    """The two must not share an item: same source, query and answer."""
+    seen = {(e.source, e.query, e.target) for e in train}
+    if shared := [e.item.id for e in held_out if (e.source, e.query, e.target) in seen]:
+        raise DataError(
+            f"{len(shared)} validation items are training items, first {shared[0]}", fix="use another split"
+        )
+
+
+def train_bridge(config: Config, pair: Pair, run: Run, progress: Progress, resume: bool = False) -> dict[str, Any]:
+    """Train a bridge for `pair` in the folder of `run`; returns the `train --json` document."""
+    return Session(config, pair, run, progress).go(resume)

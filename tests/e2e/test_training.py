@@ -1,0 +1,170 @@
+"""Training from end to end on tiny random pairs: it learns, logs, resumes bit for bit, and stops when asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from helmas_core.bridges.artefact import load_bridge, read_tensors
+from helmas_core.config import Config, validate
+from helmas_core.errors import ConfigError, DataError, TrainingError
+from helmas_core.models.pair import Pair
+from helmas_core.progress import Silent
+from helmas_core.runs import Run, create_run
+from helmas_core.training.session import refuse_overlap, train_bridge
+from tests.tiny import tiny_model, tiny_pair
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> None:
+    """accelerate fixes its precision once per process; every test here stands for a process of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _config(**train: Any) -> Config:
+    stages = [
+        {"name": "warm", "steps": 6, "losses": {"cache_mse": 1.0}},
+        {"name": "functional", "steps": 6, "losses": {"attention": 1.0, "ce": 1.0, "kl": 0.5}, "learning_rate": 3e-4},
+    ]
+    defaults = {
+        "stages": stages,
+        "batch": 4,
+        "calibration_items": 16,
+        "eval_samples": 2,
+        "checkpoint_every": 4,
+        "log_every": 2,
+    }
+    return validate(
+        Config,
+        {
+            "pair": {"teacher": "tiny:teacher", "student": "tiny:student"},
+            "data": {"dataset": "relay,arithmetic", "handoff": "prompt", "limit": 20},
+            "train": {**defaults, "continuation": 0.5, **train},
+            "eval": {"max_new_tokens": 3},
+        },
+    )
+
+
+class StopAfter(Silent):
+    """Asks to stop once `step` steps are done."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.done = step, 0
+
+    def update(self, done: int, **figures: float | str) -> None:
+        self.done = done if "stage" in figures else 0
+
+    def stop_requested(self) -> bool:
+        return self.done >= self.step
+
+
+def _train(
+    config: Config, pair: Pair, path: Path, progress: Silent | None = None, resume: bool = False
+) -> tuple[Run, dict[str, Any]]:
+    run = create_run(path, config, resume=resume)
+    return run, train_bridge(config, pair, run, progress or Silent(), resume)
+
+
+def _trained_metrics(run: Run) -> list[dict[str, Any]]:
+    kept = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in kept]
+
+
+def test_a_run_leaves_everything_behind(unequal: Pair, tmp_path: Path) -> None:
+    run, document = _train(_config(), unequal, tmp_path / "run")
+    assert document["steps"] == 12
+    assert document["losses"].keys() == {"loss", "attention", "ce", "kl"}
+    assert document["eval"]["arms"].keys() == {"student", "text", "bridge", "deranged"}
+    assert Path(document["bridge"]) == run.bridge
+    load_bridge(run.bridge, unequal)
+    events = [line["event"] for line in _trained_metrics(run)]
+    assert events == ["start", *["train"] * 6, "validation"]
+    assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["step-0000008", "step-0000012"]
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    stages = [{"name": "warm", "steps": 40, "losses": {"cache_mse": 1.0}, "learning_rate": 1e-2}]
+    config = _config(stages=stages, batch=8, eval_samples=0, log_every=1)
+    options = {"start": "random", "layer_blending": "skip", "projector_depth": 1}
+    config = config.model_copy(update={"bridge": config.bridge.model_validate(options)})
+    run, _ = _train(config, tiny_pair(model, model), tmp_path / "run")
+    losses = [line["loss"] for line in _trained_metrics(run) if line["event"] == "train"]
+    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("stop", [3, 5, 10])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(unequal: Pair, tmp_path: Path, stop: int) -> None:
+    whole, _ = _train(_config(), unequal, tmp_path / "whole")
+    _, first = _train(_config(), unequal, tmp_path / "cut", StopAfter(stop))
+    assert first["steps"] == stop and first["eval"] is None
+    cut, document = _train(_config(), unequal, tmp_path / "cut", resume=True)
+    assert document["steps"] == 12
+    ours, theirs = read_tensors(cut.bridge)[0], read_tensors(whole.bridge)[0]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert _trained_metrics(cut)[-1] == _trained_metrics(whole)[-1]
+    steps = [line["step"] for line in _trained_metrics(cut) if line["event"] == "train"]
+    assert steps == sorted(set(steps))
+
+
+def test_the_seed_decides(unequal: Pair, tmp_path: Path) -> None:
+    first, _ = _train(_config(eval_samples=0), unequal, tmp_path / "a")
+    second, _ = _train(_config(eval_samples=0, seed=1), unequal, tmp_path / "b")
+    ours, theirs = read_tensors(first.bridge)[0], read_tensors(second.bridge)[0]
+    assert not all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_accumulation_equals_a_larger_batch(unequal: Pair, tmp_path: Path) -> None:
+    stages = [{"name": "functional", "steps": 3, "losses": {"ce": 1.0}}]
+    small = {"stages": stages, "eval_samples": 0, "continuation": 0.0, "log_every": 1}
+    losses = []
+    for name, sizes in (("whole", {"batch": 4}), ("parts", {"batch": 2, "accumulate": 2})):
+        config = _config(**small, **sizes)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": "relay"})})
+        run, _ = _train(config, unequal, tmp_path / name)
+        losses.append([line["loss"] for line in _trained_metrics(run) if line["event"] == "train"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_budget_for_states_changes_nothing_but_time(unequal: Pair, tmp_path: Path) -> None:
+    kept, _ = _train(_config(eval_samples=0), unequal, tmp_path / "a")
+    again, _ = _train(_config(eval_samples=0, state_gib=0.0), unequal, tmp_path / "b")
+    ours, theirs = (read_tensors(run.bridge)[0]["blend.logits"] for run in (kept, again))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_bf16_autocast_trains_fp32_parameters(unequal: Pair, tmp_path: Path) -> None:
+    run, document = _train(_config(amp="bf16", eval_samples=0), unequal, tmp_path / "run")
+    assert all(t.dtype == torch.float32 for t in read_tensors(run.bridge)[0].values())
+    assert document["losses"]["loss"] > 0
+
+
+def test_the_test_split_is_refused_unless_asked_for_by_name(unequal: Pair, tmp_path: Path) -> None:
+    config = _config()
+    config = config.model_copy(update={"data": config.data.model_copy(update={"split": "test"})})
+    with pytest.raises(ConfigError, match="allow_test_split"):
+        _train(config, unequal, tmp_path / "run")
+
+
+def test_shared_items_are_refused(unequal: Pair) -> None:
+    from tests.numerics.test_losses import _examples
+
+    examples = _examples(unequal, 4)
+    refuse_overlap(examples[:2], examples[2:])
+    with pytest.raises(DataError, match="1 validation items"):
+        refuse_overlap(examples[:3], examples[2:])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(unequal: Pair, tmp_path: Path) -> None:
+    config = _config(
+        stages=[{"name": "warm", "steps": 60, "losses": {"cache_mse": 1.0}, "learning_rate": 1e30}], clip=1e30
+    )
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        _train(config, unequal, tmp_path / "run")

@@ -1,0 +1,157 @@
+"""The helmas bridge: counts, identity, shapes, gradients, statistics, fusing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from helmas_core.bridges.helmas import HelmasBridge, HelmasOptions
+from helmas_core.bridges.registry import make_bridge
+from helmas_core.config import BridgeSection
+from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.geometry import Geometry
+from helmas_core.models.inject import forward, generate
+from helmas_core.models.pair import Pair
+from helmas_core.models.tokens import pad_left
+from helmas_core.training import losses
+from tests.tiny import tiny_model, tiny_pair
+
+pytestmark = pytest.mark.numerics
+QWEN3_8B = Geometry("qwen3", 36, 32, 8, 128, 4096, 151936, 1e6, "default", 0)
+QWEN3_2B = replace(QWEN3_8B, layers=28, attention_heads=16, hidden_size=2048)
+SOURCES = [list(range(5, 5 + n)) for n in (12, 7, 19, 3)]
+OPTIONS: list[dict[str, Any]] = [
+    {"layer_blending": blending, "rope_handling": rope}
+    for blending in ("skip", "blend", "attention")
+    for rope in ("full", "naive")
+]
+OPTIONS += [{"projector_input": "layer", "projector_depth": depth} for depth in (1, 2, 3)]
+OPTIONS += [{"projector_input": "neighbourhood", "neighbours": k} for k in (1, 4, 9)]
+OPTIONS += [
+    {"projector_depth": 1},
+    {"projector_depth": 3, "hidden_expansion": 0.5},
+    {"blend_kernel_size": 9, "layer_blending": "blend"},
+]
+
+
+def _fitted(pair: Pair, mode: str = "replace", **options: Any) -> tuple[HelmasBridge, KVCache, KVCache]:
+    bridge = HelmasBridge(pair.teacher.geometry, pair.student.geometry, mode, HelmasOptions(**options))
+    bridge.attach(pair)
+    texts = torch.randint(1, 512, (16, 40), generator=torch.Generator().manual_seed(3))
+    state, own = (capture(m.model, texts, torch.ones_like(texts)) for m in (pair.teacher, pair.student))
+    bridge.fit([(state, own)])
+    read = pad_left(SOURCES, 0)
+    return bridge, capture(pair.teacher.model, *read), capture(pair.student.model, *read)
+
+
+@pytest.mark.parametrize(("blending", "blend_count"), [("skip", 0), ("blend", 10_752), ("attention", 2_016)])
+def test_the_counts_of_the_default_pair(blending: str, blend_count: int) -> None:
+    with torch.device("meta"):
+        bridge = make_bridge(BridgeSection.model_validate({"layer_blending": blending}), QWEN3_8B, QWEN3_2B)
+    assert bridge.parameter_count() == 3_670_016 + blend_count
+    assert all(p.dtype == torch.float32 for p in bridge.parameters())
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("rope", ["full", "naive"])
+def test_a_self_pair_with_an_identity_start_is_the_identity(depth: int, rope: str) -> None:
+    model = tiny_model("qwen2")
+    pair = tiny_pair(model, model)
+    options = {"layer_blending": "skip", "start": "identity", "projector_depth": depth, "rope_handling": rope}
+    bridge, state, own = _fitted(pair, **options)
+    for ours, theirs in zip(bridge(state).keys + bridge(state).values, own.keys + own.values, strict=True):
+        real = own.mask[:, None, :, None]
+        torch.testing.assert_close(ours * real, theirs * real, rtol=1e-4, atol=1e-4)
+    query = pad_left([[9, 8, 7]] * 4, 0)
+    assert generate(model, bridge(state), *query, 5).tokens == generate(model, own, *query, 5).tokens
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("mode", ["replace", "fuse"])
+def test_any_option_fits_an_unequal_pair(unequal: Pair, options: dict[str, Any], mode: str) -> None:
+    bridge, state, own = _fitted(unequal, mode, **options)
+    made = bridge(state, own)
+    assert [k.shape for k in made.keys] == [k.shape for k in own.keys]
+    assert [v.shape for v in made.values] == [v.shape for v in own.values]
+    assert made.rotated
+    assert all(torch.isfinite(t).all() for t in made.keys + made.values)
+    assert forward(unequal.student.model, made, *pad_left([[9, 8]] * 4, 0)).shape == (4, 2, 512)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_batch_equals_its_singles(unequal: Pair, options: dict[str, Any]) -> None:
+    bridge, state, _ = _fitted(unequal, **options)
+    together = bridge(state)
+    for row in range(4):
+        alone = bridge(state.row(row))
+        for ours, theirs in zip(together.row(row).keys, alone.keys, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_the_closed_form_start_recovers_a_linear_pair() -> None:
+    """Teacher and student share one model, so a linear map can explain everything."""
+    model = tiny_model("llama")
+    for projector_input in ("head", "layer", "neighbourhood"):
+        options = {"projector_input": projector_input, "layer_blending": "skip", "ridge": 1e-6}
+        bridge, state, own = _fitted(tiny_pair(model, model), **options)
+        predicted, target = bridge.translate(state), bridge.standard_form(own)
+        assert losses.cache_mse(predicted, target, state.mask).item() < 1e-3, projector_input
+
+
+def test_statistics_ignore_padding(unequal: Pair) -> None:
+    bridge, _, _ = _fitted(unequal)
+    plain = capture(unequal.teacher.model, *pad_left([SOURCES[0]], 0))
+    padded = capture(unequal.teacher.model, *pad_left([SOURCES[0], list(range(60))], 0))
+    one, two = (type(bridge.source)(5, 4, 16) for _ in range(2))
+    one.measure([(*plain.stacked(), plain.mask)])
+    first = KVCache(
+        tuple(k[:1] for k in padded.keys), tuple(v[:1] for v in padded.values), padded.mask[:1], padded.positions[:1]
+    )
+    two.measure([(*first.stacked(), first.mask)])
+    torch.testing.assert_close(one.mean, two.mean, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(one.std, two.std, rtol=1e-3, atol=1e-4)
+
+
+def test_large_constant_parts_do_not_hurt() -> None:
+    """Key biases of some models reach ±200; the statistics take them out before anything is fitted."""
+    model = tiny_model("qwen2")
+    for layer in model.model.layers:
+        torch.nn.init.uniform_(layer.self_attn.k_proj.bias, -200, 200)
+    bridge, state, own = _fitted(tiny_pair(model, model), layer_blending="skip", ridge=1e-6)
+    assert losses.cache_mse(bridge.translate(state), bridge.standard_form(own), state.mask).item() < 1e-2
+
+
+def test_fusing_starts_near_the_students_own_cache(unequal: Pair) -> None:
+    bridge, state, own = _fitted(unequal, "fuse")
+    assert bridge.gate is not None
+    with torch.no_grad():
+        bridge.gate.fill_(-30.0)
+    for ours, theirs in zip(bridge(state, own).keys, own.keys, strict=True):
+        real = own.mask[:, None, :, None]
+        torch.testing.assert_close(ours * real, theirs * real, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("mode", ["replace", "fuse"])
+def test_a_heads_size_is_right_from_the_start(unequal: Pair, options: dict[str, Any], mode: str) -> None:
+    bridge, _, _ = _fitted(unequal, mode, **options)
+    texts = torch.randint(1, 512, (4, 40), generator=torch.Generator().manual_seed(5))
+    state, own = (capture(m.model, texts, torch.ones_like(texts)) for m in (unequal.teacher, unequal.student))
+    made = bridge(state, own)
+    for ours, theirs in zip(made.keys + made.values, own.keys + own.values, strict=True):
+        ratio = (ours.square().mean((0, 2, 3)) / theirs.square().mean((0, 2, 3))).sqrt()
+        assert 0.05 < ratio.min() and ratio.max() < 2.0
+
+
+def test_blending_mixes_layers_and_nothing_else(unequal: Pair) -> None:
+    """A marker in one teacher layer reaches only the student layers whose weights name it."""
+    for kind in ("skip", "blend", "attention"):
+        bridge, _, _ = _fitted(unequal, layer_blending=kind)
+        assert bridge.blend is not None
+        marked = torch.zeros(1, 5, 4, 3, 16)
+        marked[:, 2] = 1.0
+        reached = bridge.blend(marked, 0).amax((0, 2, 3, 4))
+        torch.testing.assert_close(reached, bridge.blend.weights()[0, :, 2], rtol=1e-5, atol=1e-6)

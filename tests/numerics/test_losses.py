@@ -1,0 +1,135 @@
+"""Losses: a gradient for every parameter, padding without effect, values that can be worked out by hand."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from helmas_core.bridges.registry import build_bridge
+from helmas_core.config import BridgeSection, TrainConfig
+from helmas_core.data import relay
+from helmas_core.data.prompts import render
+from helmas_core.data.tasks import get_task
+from helmas_core.handoff.examples import Example, make_example
+from helmas_core.models.cache import capture
+from helmas_core.models.inject import forward
+from helmas_core.models.pair import Pair
+from helmas_core.models.record import record_queries
+from helmas_core.models.tokens import pad_left
+from helmas_core.training import losses
+from helmas_core.training.objective import Objective
+from tests.tiny import FAMILIES, tiny_model
+
+pytestmark = pytest.mark.numerics
+BRIDGES: list[dict[str, Any]] = [
+    {"start": "random"},
+    {"start": "random", "layer_blending": "blend", "mode": "fuse"},
+    {"start": "random", "projector_input": "layer", "layer_blending": "attention"},
+    {"start": "random", "projector_input": "neighbourhood"},
+    {"start": "random", "rope_handling": "naive", "projector_depth": 3},
+]
+
+
+def _examples(pair: Pair, count: int = 4) -> list[Example]:
+    task = get_task("relay")
+    return [make_example(pair, task, item, render(task, item, "prompt")) for item in relay.items("train", count)]
+
+
+@pytest.mark.parametrize("loss", ["attention", "cache_mse", "ce", "kl"])
+@pytest.mark.parametrize("options", BRIDGES, ids=str)
+def test_every_parameter_gets_a_gradient(unequal: Pair, options: dict[str, Any], loss: str) -> None:
+    bridge = build_bridge(BridgeSection.model_validate(options), unequal)
+    objective = Objective(unequal, bridge, TrainConfig(continuation=0.5))
+    examples = _examples(unequal)
+    bridge.fit([objective.states(examples)])
+    for parameter in bridge.parameters():  # a map that starts at zero passes no gradient back; give it one step's worth
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.01)
+    total, terms = objective(examples, {loss: 1.0}, random.Random(0))
+    total.backward()
+    assert terms.keys() == {loss}
+    for name, parameter in bridge.named_parameters():
+        if loss == "cache_mse" and name == "gate":
+            continue  # the standardised target is compared before the gate
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_the_models_get_none(unequal: Pair) -> None:
+    bridge = build_bridge(BridgeSection(), unequal)
+    objective = Objective(unequal, bridge, TrainConfig())
+    objective(_examples(unequal), {"ce": 1.0, "attention": 1.0}, random.Random(0))[0].backward()
+    models = (unequal.teacher.model, unequal.student.model)
+    assert not any(p.requires_grad or p.grad is not None for m in models for p in m.parameters())
+
+
+def test_padding_leaves_every_loss_unchanged(unequal: Pair) -> None:
+    bridge = build_bridge(BridgeSection(), unequal)
+    objective = Objective(unequal, bridge, TrainConfig())
+    short, long = sorted(_examples(unequal, 12), key=lambda e: len(e.source))[::11]
+    weights = {"attention": 1.0, "cache_mse": 1.0, "ce": 1.0, "kl": 1.0}
+    alone = [objective([e], weights, random.Random(0))[1] for e in (short, long)]
+    both = objective([short, long], weights, random.Random(0))[1]
+    tokens = [len(e.source) for e in (short, long)]
+    mse = sum(a["cache_mse"] * n for a, n in zip(alone, tokens, strict=True)) / sum(tokens)
+    assert both["cache_mse"] == pytest.approx(mse, rel=1e-4)
+    for name in ("ce", "kl"):
+        scored = [len(e.target) for e in (short, long)]
+        mean = sum(a[name] * n for a, n in zip(alone, scored, strict=True)) / sum(scored)
+        assert both[name] == pytest.approx(mean, rel=1e-3)
+
+
+def test_attention_and_kl_are_zero_for_the_students_own_cache(unequal: Pair) -> None:
+    model = unequal.student.model
+    own = capture(model, *pad_left([[5, 6, 7, 8], [9, 10]], 0))
+    ids, mask = pad_left([[11, 12], [13]], 0)
+    with record_queries(model) as recording:
+        logits = forward(model, own, ids, mask)
+    assert losses.attention_consistency(recording, own, own, mask.bool()).item() == 0.0
+    shifted = own.map(lambda t: t + 0.5)
+    assert losses.attention_consistency(recording, shifted, own, mask.bool()).item() > 1e-3
+    assert losses.kl_divergence(logits, logits, ids).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.kl_divergence(logits * 0.5, logits, ids).item() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recorded_queries_give_the_attention_that_the_model_computes(family: str) -> None:
+    """With one following token, attention over the cache and that token is what the model's o_proj reads."""
+    model = tiny_model(family)
+    source = torch.randint(1, 512, (1, 12), generator=torch.Generator().manual_seed(0))
+    seen: list[torch.Tensor] = []
+    hooks = [
+        layer.self_attn.o_proj.register_forward_hook(lambda _m, args, _o: seen.append(args[0]))
+        for layer in model.model.layers
+    ]
+    cache = capture(model, source[:, :11], torch.ones(1, 11))
+    seen.clear()
+    before = model.config._attn_implementation
+    with record_queries(model) as recording:
+        forward(model, cache, source[:, 11:], torch.ones(1, 1))
+    for hook in hooks:
+        hook.remove()
+    assert model.config._attn_implementation == before
+    full = capture(model, source, torch.ones_like(source))
+    for index, (query, scale, cap) in enumerate(zip(recording.queries, recording.scales, recording.caps, strict=True)):
+        ours = losses.attention_output(query, full.keys[index], full.values[index], full.mask, scale, cap)
+        torch.testing.assert_close(ours.transpose(1, 2).flatten(2), seen[index], rtol=1e-4, atol=1e-4)
+
+
+def test_cache_mse_by_hand() -> None:
+    ones, zeros = torch.ones(1, 2, 1, 3, 4), torch.zeros(1, 2, 1, 3, 4)
+    mask = torch.tensor([[False, True, True]])
+    assert losses.cache_mse((ones, 2 * ones), (zeros, zeros), mask).item() == pytest.approx(2.5)
+
+
+def test_cross_entropy_scores_only_labelled_positions() -> None:
+    logits = torch.zeros(1, 3, 10)
+    logits[0, 1, 4] = 100.0
+    labels = torch.tensor([[losses.IGNORE, 4, losses.IGNORE]])
+    assert losses.cross_entropy(logits, labels).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.cross_entropy(logits, torch.tensor([[4, losses.IGNORE, losses.IGNORE]])).item() == pytest.approx(
+        2.3026, abs=1e-3
+    )

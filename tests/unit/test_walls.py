@@ -1,0 +1,72 @@
+"""The walls of the house: who may import what."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[2]
+ROOMS = ("models", "data", "handoff", "bridges", "training", "evaluation")
+CACHE_CLASSES = {"DynamicCache", "Cache", "StaticCache", "DynamicLayer", "EncoderDecoderCache"}
+
+
+def _imports(path: Path) -> list[tuple[str, set[str], bool]]:
+    """(module, names, at top level) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found.append((node.module or "", {alias.name for alias in node.names}, id(node) in top))
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, set(), id(node) in top) for alias in node.names]
+    return found
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", _files("helmas_core"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_knows_no_terminal(path: Path) -> None:
+    roots = {module.split(".")[0] for module, _, _ in _imports(path)}
+    assert not roots & {"typer", "rich", "prompt_toolkit", "helmas_cli"}
+
+
+@pytest.mark.parametrize("path", _files("helmas_cli"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_command_line_holds_no_tensor_code(path: Path) -> None:
+    roots = {module.split(".")[0] for module, _, _ in _imports(path)}
+    assert not roots & {"torch", "transformers", "safetensors", "numpy"}
+
+
+def test_one_file_makes_transformers_caches() -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in _files("helmas_core")
+        for module, names, _ in _imports(path)
+        if module.startswith("transformers") and names & CACHE_CLASSES
+    }
+    assert users == {"helmas_core/models/cache.py"}
+
+
+def test_one_file_draws_on_the_terminal() -> None:
+    users = {p.name for p in _files("helmas_cli") for module, _, _ in _imports(p) if module.split(".")[0] == "rich"}
+    assert users == {"ui.py"}
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "helmas_core" / name for name in ("errors.py", "config.py", "runs.py", "progress.py")]
+)
+def test_configuration_needs_no_torch(path: Path) -> None:
+    modules = {module for module, _, top in _imports(path) if top}
+    assert not any(m.split(".")[0] in ("torch", "transformers", "datasets") for m in modules)
+    assert not any(m.startswith(tuple(f"helmas_core.{room}" for room in ROOMS)) for m in modules)
+
+
+def test_nothing_is_pickled() -> None:
+    for path in [*_files("helmas_core"), *_files("helmas_cli")]:
+        text = path.read_text()
+        assert "torch.load" not in text and "torch.save" not in text and "import pickle" not in text, path
