@@ -1,0 +1,84 @@
+"""`helmas`: the commands, and how errors become one line and an exit code.
+
+0 ok · 1 failed · 2 usage or configuration · 3 a gate was not met · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from helmas_cli.commands import baseline, chat, doctor, inspect_cache, profiles, runs, train
+from helmas_cli.commands import eval as evaluate
+from helmas_cli.interrupt import CODE as INTERRUPTED
+from helmas_cli.options import with_common
+from helmas_cli.ui import one_line
+
+FAILED = 1
+
+app = typer.Typer(
+    name="helmas",
+    help="Hand a teacher's KV cache to a student through a trained bridge.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("baseline")(with_common(baseline.baseline))
+app.command("train")(with_common(train.train))
+app.command("eval")(with_common(evaluate.evaluate))
+app.command("chat")(with_common(chat.chat))
+app.command("inspect-cache")(with_common(inspect_cache.inspect_cache))
+app.command("doctor")(with_common(doctor.doctor))
+app.add_typer(profiles.app, name="profiles")
+app.add_typer(runs.app, name="runs")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"helmas {version('helmas')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None and not version:
+        typer.echo(context.get_help())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    from helmas_core.errors import HelmasError
+
+    try:
+        return app(args=None if argv is None else list(argv), prog_name="helmas", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except typer.TyperException as error:
+        return _tell(error.format_message().rstrip("."), _help_of(error), error.exit_code, error)
+    except HelmasError as error:
+        return _tell(str(error), "", error.exit_code, error)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        return _tell(what, "unexpected; set HELMAS_DEBUG=1 for the traceback", FAILED, error)
+
+
+def _help_of(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see `{context.command_path} --help`" if context else "see `helmas --help`"
+
+
+def _tell(what: str, fix: str, code: int, error: Exception) -> int:
+    if os.environ.get("HELMAS_DEBUG") == "1":
+        raise error
+    print("error:", one_line(what + (f" — {fix}" if fix else "")), file=sys.stderr)
+    return code

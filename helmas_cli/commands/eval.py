@@ -1,0 +1,99 @@
+"""`helmas eval`: what a bridge carries, against every control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from helmas_cli.options import (
+    Arms,
+    Batch,
+    Bridge,
+    Common,
+    Handoff,
+    Split,
+    arms_of,
+    flag_tree,
+    resolve,
+    task_list,
+)
+from helmas_cli.report import document_of, failures, gate, show_reports
+from helmas_cli.ui import Screen
+
+if TYPE_CHECKING:
+    from helmas_core.config import Config
+
+GATE_MISSED = 3
+FailUnder = Annotated[
+    list[str],
+    typer.Option(
+        "--fail-under", metavar="GATE", help="Exit 3 below .9 (bridge), bridge-deranged=.2 or bridge/text=.95."
+    ),
+]
+
+
+def evaluate(
+    common: Common,
+    bridge: Bridge,
+    arms: Arms = None,
+    fail_under: FailUnder = [],  # noqa: B006 - Typer copies it
+    split: Split = None,
+    handoff: Handoff = None,
+    batch: Batch = None,
+) -> int:
+    """Evaluate a bridge on unseen items; pair, method and hand-off come from the bridge."""
+    from helmas_cli.load import bridge_base, bridge_file
+
+    screen = Screen.of(common)
+    own = {"eval__arms": arms_of(arms), "eval__split": split, "eval__batch": batch, "data__handoff": handoff}
+    flags = flag_tree(common, "eval", **own)
+    early = resolve(common, flags, base={})  # what is wrong with the flags is said before a file is read
+    gates = [gate(text, early.eval.arms) for text in fail_under]
+    path = bridge_file(bridge)
+    config = resolve(common, flags, base=bridge_base(path))
+    if common.dry_run:
+        from helmas_cli.plan import show_plan
+
+        return show_plan(screen, "eval", config, bridge=str(path), out=common.out and str(common.out))
+    reports = _evaluate(config, path, screen)
+    show_reports(screen, reports)
+    if common.out:
+        _write(screen, reports, common.out)
+    missed = failures(gates, reports)
+    for line in missed:
+        typer.echo(line, err=True)
+    return GATE_MISSED if missed else 0
+
+
+def _evaluate(config: Config, path: Path, screen: Screen) -> list[dict[str, Any]]:
+    from helmas_cli.load import check_items, check_machine, open_pair
+
+    hardware = check_machine(config, screen)
+    check_items(config, config.eval.split, config.eval.limit)
+    pair = open_pair(config, hardware, screen)
+    from helmas_core.bridges.artefact import load_bridge
+    from helmas_core.evaluation.evaluate import evaluate
+
+    bridge = load_bridge(path, pair)
+    with screen.progress() as meter:
+        return [evaluate(one, pair, bridge, meter) for one in per_task(config)]
+
+
+def per_task(config: Config) -> list[Config]:
+    """The same configuration once for each of its data sets."""
+    return [
+        config.model_copy(update={"data": config.data.model_copy(update={"dataset": name})})
+        for name in task_list(config)
+    ]
+
+
+def _write(screen: Screen, reports: list[dict[str, Any]], out: Path) -> None:
+    from helmas_core.evaluation.figures import save_figures
+    from helmas_core.runs import Run
+
+    run, document = Run(out.expanduser()), document_of(reports)
+    screen.note(f"wrote {run.write_report(document)}")
+    for figure in save_figures(document, run.figures):
+        screen.note(f"wrote {figure}")

@@ -1,0 +1,83 @@
+"""`helmas profiles`: the shipped configurations, and what a configuration comes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from helmas_cli.options import Common, flag_tree, resolve, with_common
+from helmas_cli.ui import Screen
+
+app = typer.Typer(help="List the profiles, or show what one comes to.")
+Name = Annotated[str | None, typer.Argument(help="Name or file; else --profile, else the default.", show_default=False)]
+
+
+@app.command("list")
+@with_common
+def list_profiles(common: Common) -> int:
+    """The shipped profiles, each with its pair."""
+    from helmas_core.config import DEFAULT_PROFILE, find_profile, load_config, profile_names
+
+    screen = Screen.of(common)
+    rows = []
+    for name in profile_names()[: common.limit]:
+        path, config = find_profile(name), load_config([name])
+        pair = {"teacher": config.pair.teacher, "student": config.pair.student}
+        rows.append({"name": name, **pair, "default": name == DEFAULT_PROFILE, "about": about(path), "path": str(path)})
+    if screen.json:
+        screen.document({"schema": 1, "command": "profiles list", "profiles": rows})
+        return 0
+    names = [row["name"] + (" (default)" if row["default"] else "") for row in rows]
+    table = [[name, row["teacher"], row["student"], row["about"]] for name, row in zip(names, rows, strict=True)]
+    screen.table(("profile", "teacher", "student", "about"), table, left=True)
+    return 0
+
+
+def about(path: Path) -> str:
+    """The first comment line of a profile."""
+    first = path.read_text("utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+@app.command("show")
+@with_common
+def show_profile(common: Common, name: Name = None) -> int:
+    """Every key of the configuration that the profiles, --set and flags come to, as TOML."""
+    from dataclasses import replace
+
+    screen = Screen.of(common)
+    if name:
+        common = replace(common, profile=[name, *common.profile])
+    config = resolve(common, flag_tree(common, "data")).model_dump(mode="json")
+    if screen.json:
+        screen.document(config)
+    else:
+        screen.print(to_toml(config), end="")
+    if common.out:
+        from helmas_core.runs import write_text
+
+        write_text(common.out.expanduser() / "profile.toml", to_toml(config))
+    return 0
+
+
+def to_toml(tree: Mapping[str, Any], name: str = "") -> str:
+    """`tree` as TOML: plain keys first, then tables; None has no spelling there and is left out."""
+    plain = [(key, value) for key, value in tree.items() if value is not None and not isinstance(value, Mapping)]
+    text = f"[{name}]\n" if name and plain else ""
+    text += "".join(f"{key} = {_value(value)}\n" for key, value in plain)
+    tables = [
+        to_toml(value, f"{name}.{key}" if name else key) for key, value in tree.items() if isinstance(value, Mapping)
+    ]
+    return "\n".join(filter(None, [text, *tables]))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items() if one is not None) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

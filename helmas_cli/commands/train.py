@@ -1,0 +1,102 @@
+"""`helmas train`: from a pair and data to a bridge in a run folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from helmas_cli.interrupt import CODE as INTERRUPTED
+from helmas_cli.interrupt import stop_on_interrupt
+from helmas_cli.options import Common, flag_tree, profiles_text, resolve
+from helmas_cli.report import show_report
+from helmas_cli.ui import Screen
+
+if TYPE_CHECKING:
+    from helmas_core.config import Config
+    from helmas_core.models.pair import Pair
+    from helmas_core.runs import Run
+
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+
+
+def train(common: Common, resume: Resume = False, overwrite: Overwrite = False) -> int:
+    """Train a bridge and write it, its checkpoints and its report to a run folder (--out)."""
+    screen = Screen.of(common)
+    path = _run_path(common, resume)
+    config = _config(common, path, resume, overwrite)
+    if common.dry_run:
+        from helmas_cli.plan import show_plan
+
+        return show_plan(screen, "train", config, out=str(path))
+    from helmas_cli.load import check_bridge, check_items, check_machine, open_pair
+    from helmas_core.runs import create_run
+
+    hardware = check_machine(config, screen)
+    check_bridge(config)
+    check_items(config, config.data.split, config.data.limit)
+    pair = open_pair(config, hardware, screen)
+    text = profiles_text(common.profile)
+    run = create_run(path, config, sys.argv, resume=resume, overwrite=overwrite, profiles_text=text)
+    run.note(decisions=list(hardware.reasons), pair=pair.describe())
+    document, code = _train(config, pair, run, screen, resume)
+    if screen.json:
+        screen.document(document)
+    else:
+        _show(screen, document)
+    return code
+
+
+def _run_path(common: Common, resume: bool) -> Path:
+    from helmas_core.errors import ConfigError
+    from helmas_core.runs import default_run_path
+
+    if common.out:
+        return common.out.expanduser()
+    if resume:
+        raise ConfigError("which run?", where="--resume", fix="name its folder with --out")
+    return default_run_path(name=Path(common.profile[-1]).stem if common.profile else "run")
+
+
+def _config(common: Common, path: Path, resume: bool, overwrite: bool) -> Config:
+    """The configuration, after every check that needs no model. Without a profile, a resumed run brings its own."""
+    from helmas_core.runs import Run, check_run_path, check_same_config
+
+    flags = flag_tree(common, "data")
+    config = resolve(common, flags)
+    check_run_path(path, resume, overwrite)
+    if resume:
+        config = resolve(common, flags, None if common.profile else Run(path).config)
+        check_same_config(path, config)
+    return config
+
+
+def _train(config: Config, pair: Pair, run: Run, screen: Screen, resume: bool) -> tuple[dict[str, Any], int]:
+    """The training document and the exit code; the manifest says how it ended, whatever happens."""
+    from helmas_core.training.session import train_bridge
+
+    status = "failed"
+    try:
+        with screen.progress() as meter, stop_on_interrupt(meter.stop):
+            document = train_bridge(config, pair, run, meter, resume)
+        status = "interrupted" if meter.stop_requested() else "done"
+        run.write_report(document)
+        return document, INTERRUPTED if status == "interrupted" else 0
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        if not (status == "failed" and not resume and run.discard()):
+            run.finish(status)
+
+
+def _show(screen: Screen, document: dict[str, Any]) -> None:
+    losses = {f"loss {name}": f"{value:.4g}" for name, value in document["losses"].items()}
+    facts = {"parameters": f"{document['parameters']:,}", "steps": document["steps"]}
+    screen.pairs({"bridge": document["bridge"], **facts, "seconds": f"{document['seconds']:.1f}", **losses})
+    if document.get("eval"):
+        screen.print()
+        show_report(screen, document["eval"])

@@ -1,0 +1,86 @@
+"""From paths and a configuration to the core's objects; nothing heavy is imported before it is called."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helmas_cli.options import task_list
+
+if TYPE_CHECKING:
+    from helmas_cli.ui import Screen
+    from helmas_core.config import Config
+    from helmas_core.models.hardware import Hardware
+    from helmas_core.models.pair import Pair
+
+
+def bridge_file(path: Path) -> Path:
+    """The bridge file that `path` names: itself, or the one in a run folder."""
+    from helmas_core.errors import CheckpointError
+    from helmas_core.runs import BRIDGE
+
+    path = path.expanduser()
+    if path.is_dir() and not (path / BRIDGE).is_file():
+        raise CheckpointError(f"no {BRIDGE} in this folder", where=str(path), fix="train it first: helmas train -o DIR")
+    if path.is_dir():
+        return path / BRIDGE
+    if not path.is_file():
+        raise CheckpointError(
+            "no such file", where=str(path), fix=f"give a {BRIDGE} or a run folder (helmas runs list)"
+        )
+    return path
+
+
+def bridge_base(path: Path) -> dict[str, Any]:
+    """The configuration that the bridge carries: pair, method, hand-off."""
+    from helmas_core.bridges.artefact import read_metadata
+
+    return read_metadata(path)["config"]
+
+
+def check_bridge(config: Config) -> None:
+    """ConfigError for an unknown method or an option that it lacks."""
+    from helmas_core.bridges.registry import method_options
+
+    method_options(config.bridge)
+
+
+def check_machine(config: Config, screen: Screen) -> Hardware:
+    """What to compute on; ConfigError if this machine will not do."""
+    calm_libraries(screen)
+    from helmas_core.models.hardware import resolve_hardware
+
+    return resolve_hardware(config)
+
+
+def check_items(config: Config, split: str, limit: int | None) -> None:
+    """Read the items once, so that a bad file is reported before a model is loaded or a folder made."""
+    from helmas_core.data.tasks import get_task, load_items
+
+    for task in map(get_task, task_list(config)):
+        if not (task.hub and task.hub.stream):  # a streamed data set is too large to read twice
+            load_items(task, split, limit, config.train.seed, config.data.data_dir)
+
+
+def open_pair(config: Config, hardware: Hardware, screen: Screen) -> Pair:
+    """Load both models, after noting what was decided about the machine, and why."""
+    from helmas_core.models.pair import load_pair
+
+    for reason in hardware.reasons:
+        screen.note(reason)
+    return load_pair(config, hardware, screen.note)
+
+
+def calm_libraries(screen: Screen) -> None:
+    """Libraries log to stderr, warnings only, and draw no bars of their own unless someone looks."""
+    level = logging.ERROR if screen.quiet else [logging.WARNING, logging.INFO][min(screen.verbose, 1)]
+    level = logging.DEBUG if screen.verbose > 1 else level
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", logging.getLevelName(level).lower())
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if screen.quiet or not sys.stderr.isatty():
+        for library in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")

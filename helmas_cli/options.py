@@ -1,0 +1,172 @@
+"""The flags that commands share, spelled once, and how they become a `Config`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from helmas_core.config import Config
+
+_PANEL = "Common flags"
+
+
+def _profiles(incomplete: str) -> list[str]:
+    from helmas_core.config import profile_names
+
+    return [name for name in profile_names() if name.startswith(incomplete)]
+
+
+def _arms(incomplete: str) -> list[str]:
+    from helmas_core.config import ARMS
+
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + arm for arm in ARMS if arm.startswith(last)]
+
+
+def _common(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=_PANEL, show_default=False, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every command takes; `with_common` adds these to a command's own flags."""
+
+    profile: Annotated[
+        list[str],
+        _common("--profile", "-p", metavar="NAME|FILE", help="Profile; repeat to layer.", autocompletion=_profiles),
+    ] = field(default_factory=list)
+    sets: Annotated[
+        list[str], _common("--set", "-s", metavar="KEY=VALUE", help="One key over the profiles, as in train.batch=4.")
+    ] = field(default_factory=list)
+    out: Annotated[Path | None, _common("--out", "-o", metavar="DIR", help="Folder for what the command writes.")] = (
+        None
+    )
+    dataset: Annotated[str | None, _common("--dataset", metavar="NAME[,NAME]", help="Task names, or jsonl:PATH.")] = (
+        None
+    )
+    data_dir: Annotated[
+        Path | None, _common("--data-dir", metavar="DIR", help="Local data first: DIR/<dataset>/<split>.jsonl.")
+    ] = None
+    limit: Annotated[int | None, _common("--limit", metavar="N", min=1, help="At most N items.")] = None
+    seed: Annotated[int | None, _common("--seed", metavar="N", min=0, help="Seed of everything random.")] = None
+    json: Annotated[bool, _common("--json", help="Print one JSON document on stdout.")] = False
+    quiet: Annotated[bool, _common("--quiet", "-q", help="No progress, no notes.")] = False
+    verbose: Annotated[int, _common("--verbose", "-v", count=True, metavar="", help="More notes; repeat for more.")] = 0
+    dry_run: Annotated[bool, _common("--dry-run", help="Print the plan and stop; nothing is loaded or written.")] = (
+        False
+    )
+
+
+Bridge = Annotated[Path, typer.Option("--bridge", metavar="PATH", help="A bridge.safetensors, or its run folder.")]
+MaybeBridge = Annotated[
+    Path | None, typer.Option("--bridge", metavar="PATH", help="A bridge.safetensors, or its run folder.")
+]
+Arms = Annotated[
+    str | None, typer.Option("--arms", metavar="A,B", help="Arms to run, by commas.", autocompletion=_arms)
+]
+Split = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Split of the data set.")]
+Handoff = Annotated[
+    Literal["prompt", "reasoning"] | None, typer.Option("--handoff", help="What the teacher reads and hands over.")
+]
+Batch = Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Items at once.")]
+
+
+def with_common(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """`command(common, …)` as Typer sees it: its own flags, then the shared ones."""
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    hints = get_type_hints(Common, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=item.default if isinstance(item.default, bool | int | None) else [],
+            annotation=hints[item.name],
+        )
+        for item in fields(Common)
+    ]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> int | None:
+        common = Common(**{item.name: values.pop(item.name) for item in shared})
+        return command(common, **values)
+
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
+    run.__dict__["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def arms_of(text: str | None) -> list[str] | None:
+    """`--arms a,b` as a list; an unknown arm is a ConfigError that names the nearest one."""
+    from helmas_core.config import ARMS
+    from helmas_core.errors import ConfigError, did_you_mean
+
+    if text is None:
+        return None
+    arms = [arm.strip() for arm in text.split(",") if arm.strip()]
+    for arm in arms:
+        if arm not in ARMS:
+            raise ConfigError(f'unknown arm "{arm}"', where="--arms", fix=did_you_mean(arm, ARMS))
+    if not arms:
+        raise ConfigError("no arm given", where="--arms", fix=f"known: {', '.join(ARMS)}")
+    return arms
+
+
+def flag_tree(common: Common, limit_of: Literal["data", "eval"], **own: Any) -> dict[str, Any]:
+    """The flags as a configuration; `own` holds the command's ones as `section__key=value`. None: not given."""
+    keys = {
+        "data__dataset": common.dataset,
+        "data__data_dir": common.data_dir and str(common.data_dir.expanduser()),
+        "train__seed": common.seed,
+        f"{limit_of}__limit": common.limit,
+        **own,
+    }
+    tree: dict[str, dict[str, Any]] = {}
+    for name, value in keys.items():
+        if value is not None:
+            section, _, key = name.partition("__")
+            tree.setdefault(section, {})[key] = value
+    return tree
+
+
+def resolve(common: Common, flags: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Config:
+    """Defaults < `base` < profiles < `--set` < flags. Task names are checked here, before anything is loaded."""
+    from helmas_core.config import Config, load_config, merge, validate
+
+    config = load_config(common.profile, common.sets, base)
+    config = validate(Config, merge(config.model_dump(exclude_unset=True), flags))
+    for name in task_list(config):
+        check_task(name)
+    return config
+
+
+def task_list(config: Config) -> list[str]:
+    """The task names in `data.dataset`, in order."""
+    from helmas_core.errors import ConfigError
+
+    names = [name.strip() for name in config.data.dataset.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("no data set given", where="data.dataset", fix="name one with --dataset")
+    return names
+
+
+def check_task(name: str) -> None:
+    """DataError for a name that is no task."""
+    from helmas_core.data.tasks import get_task
+
+    get_task(name)
+
+
+def profiles_text(names: Sequence[str]) -> str:
+    """The profiles as written, one after the other, each under its name."""
+    from helmas_core.config import DEFAULT_PROFILE, find_profile
+
+    paths = [find_profile(name) for name in names or [DEFAULT_PROFILE]]
+    return "\n".join(f"# {path.name}\n{path.read_text('utf-8')}" for path in paths)

@@ -1,0 +1,64 @@
+"""Commands in this process, over a fake core: these tests load no torch and no model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from helmas_cli.app import main
+from tests.cli.fakes import Cli, Core, Echo, Result
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    """`cli("train", "-p", "lab")` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HELMAS_DEBUG", "HELMAS_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*argv: str | Path) -> Result:
+        code = main([str(argument) for argument in argv])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> Core:
+    """Replace the modules with torch in them where the commands import them."""
+    fake = Core()
+    modules = {
+        "models.hardware": ["resolve_hardware"],
+        "models.pair": ["load_pair"],
+        "models.doctor": ["diagnose"],
+        "bridges.registry": ["method_options"],
+        "bridges.artefact": ["read_metadata", "load_bridge"],
+        "training.session": ["train_bridge"],
+        "evaluation.evaluate": ["evaluate", "baseline"],
+        "evaluation.inspect": ["inspect_cache"],
+        "evaluation.figures": ["heat_map", "save_figures"],
+    }
+    for name, members in modules.items():
+        _place(monkeypatch, name, **{member: getattr(fake, member) for member in members})
+    _place(monkeypatch, "conversation", Conversation=Echo)
+    return fake
+
+
+def _place(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
+    module = ModuleType(f"helmas_core.{name}")
+    module.__dict__.update(members)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Path:
+    """A run folder with a bridge file; its contents are the fake core's business."""
+    folder = tmp_path / "runs" / "made"
+    folder.mkdir(parents=True)
+    (folder / "bridge.safetensors").write_bytes(b"bridge")
+    return folder

@@ -1,0 +1,163 @@
+"""`eval`, `baseline`, `inspect-cache` and `doctor` over the fake core."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helmas_cli import ui
+from helmas_cli.report import failures, gate, interval, number, show_report
+from helmas_cli.ui import Screen
+from helmas_core.config import ARMS
+from helmas_core.errors import ConfigError
+from tests.cli.fakes import Cli, Core, report
+
+pytestmark = pytest.mark.unit
+
+
+def test_one_data_set_is_one_document(cli: Cli, core: Core, bridge: Path) -> None:
+    result = cli("eval", "--bridge", bridge, "--dataset", "relay", "--json", "-q")
+    assert (result.code, result.err) == (0, "")
+    assert result.json["dataset"] == "relay"
+    assert set(result.json["arms"]) == set(ARMS)
+
+
+def test_several_data_sets_are_reports(cli: Cli, core: Core, bridge: Path, tmp_path: Path) -> None:
+    result = cli("eval", "--bridge", bridge, "--dataset", "relay,arithmetic", "--json", "-o", "runs/demo")
+    assert [one["dataset"] for one in result.json["reports"]] == ["relay", "arithmetic"]
+    assert json.loads((tmp_path / "runs/demo/report.json").read_text()) == result.json
+    assert (tmp_path / "runs/demo/figures/arms.png").exists()
+    tables = cli("eval", "--bridge", bridge, "--dataset", "relay,arithmetic", "--arms", "bridge,text").out
+    assert "relay · test · n = 40" in tables
+    assert "arithmetic · test · n = 40" in tables
+    assert "deranged" not in tables.replace("bridge-deranged", "")
+
+
+def test_writes_nothing_without_out(cli: Cli, core: Core, bridge: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert cli("eval", "--bridge", bridge, "--dataset", "relay").code == 0
+    assert cli("inspect-cache", "--bridge", bridge).code == 0
+    assert cli("baseline", "-p", "lab").code == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_bridge_brings_its_configuration(cli: Cli, core: Core, bridge: Path) -> None:
+    core.metadata = {"pair": {"teacher": "T", "student": "S"}, "data": {"dataset": "relay", "handoff": "prompt"}}
+    argv = (
+        "eval",
+        "--bridge",
+        bridge / "bridge.safetensors",
+        "-q",
+        "--limit",
+        "5",
+        "-s",
+        "eval.batch=3",
+        "--batch",
+        "2",
+    )
+    assert cli(*argv).code == 0
+    config = core.calls[-1][1]
+    assert (config.pair.teacher, config.data.handoff, config.data.dataset) == ("T", "prompt", "relay")
+    assert (config.eval.limit, config.eval.batch, config.data.limit) == (5, 2, None)
+    assert cli(*argv, "-p", "lab", "--handoff", "reasoning").code == 0
+    config = core.calls[-1][1]
+    assert (config.pair.teacher, config.data.handoff) == ("lab:teacher", "reasoning")
+
+
+def test_gates(cli: Cli, core: Core, bridge: Path) -> None:
+    argv = ("eval", "--bridge", bridge, "--dataset", "relay", "--json", "-q", "--fail-under")
+    assert cli(*argv, ".9", "--fail-under", "bridge-deranged=.2").code == 0
+    missed = cli(*argv, "bridge/text=.95")
+    assert missed.code == 3
+    assert missed.json["arms"]["bridge"]["accuracy"] == 0.9
+    assert "gate not met on relay: bridge/text = 0.947, asked for 0.95" in missed.err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (".5", 0.9),
+        ("text=.5", 0.95),
+        ("bridge-deranged=.2", 0.7),
+        ("student - bridge = -1", -0.65),
+        ("bridge/text=1", 0.947),
+    ],
+)
+def test_gate_values(text: str, value: float) -> None:
+    assert gate(text, ARMS).value(report("relay")) == pytest.approx(value, abs=1e-3)
+
+
+def test_numbers() -> None:
+    values = (0.9834, -0.25, 1.25, 38.24, 1234.5, 7, 0.0, 1.0, None, float("nan"))
+    assert [number(value) for value in values] == [
+        ".983",
+        "-.250",
+        "1.250",
+        "38.2",
+        "1,234",
+        "7",
+        ".000",
+        "1.000",
+        "",
+        "",
+    ]
+    assert (number(0.5, "+"), interval((0.1, 0.2), "+"), interval(None)) == ("+.500", "+.100 … +.200", "")
+
+
+def test_a_table_of_arms_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui, "PIPE_WIDTH", 80)
+    show_report(Screen(), report("relay", ARMS))
+    lines = capsys.readouterr().out.splitlines()
+    (bridge,) = (line.split() for line in lines if line.split()[:1] == ["bridge"])
+    assert bridge == ["bridge", ".900", ".100", "…", ".990", "40", "0", "1", ".100", ".200", "1,234"]
+
+
+@pytest.mark.parametrize("text", ["", "bridge", "bridge=", "bridge-=.1", "bridge-text-own=.1", "=.1", "bridge=high"])
+def test_unreadable_gates(text: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        gate(text, ARMS)
+
+
+def test_a_value_that_is_not_there_never_passes() -> None:
+    empty = report("relay") | {"arms": {"bridge": {"accuracy": None}, "text": {"accuracy": 0.0}}}
+    gates = [gate(text, ARMS) for text in ("-1", "text/text=-5", "bridge-text=-5")]
+    assert len(failures(gates, [empty])) == 3
+
+
+def test_baseline(cli: Cli, core: Core, tmp_path: Path) -> None:
+    result = cli("baseline", "-p", "lab", "--dataset", "arithmetic", "--limit", "4", "-o", "out")
+    assert result.code == 0
+    assert "teacher" in result.out
+    assert core.calls[-1][1].eval.limit == 4
+    assert json.loads((tmp_path / "out/baseline.json").read_text())["bridge"] is None
+
+
+def test_inspect_cache(cli: Cli, core: Core, bridge: Path, tmp_path: Path) -> None:
+    result = cli("inspect-cache", "--bridge", bridge, "--text", "hello", "--png", "pictures/map.png", "-o", "out")
+    assert result.code == 0
+    assert core.calls[-1] == ("inspect", (f"bridge of {bridge / 'bridge.safetensors'}", "hello"))
+    assert "attn cos" in result.out
+    assert "K blend weights" in result.out
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"map-k.png", "map-v.png"}
+    assert (tmp_path / "out/inspect.json").exists()
+    assert cli("inspect-cache", "--bridge", bridge, "--json", "-q").json["blend"]["v"] == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_inspect_cache_without_blend_weights(cli: Cli, core: Core) -> None:
+    result = cli("inspect-cache", "-p", "lab", "--png", "map.png")
+    assert result.code == 0
+    assert "no blend weights" in result.err
+    assert "blend weights" not in result.out
+
+
+def test_doctor(cli: Cli, core: Core) -> None:
+    assert cli("doctor", "--json").json["bridge_parameters"] == 3672032
+    healthy = cli("doctor", "-p", "lab")
+    assert healthy.code == 0
+    assert "3,672,032" in healthy.out
+    core.ok = False
+    ill = cli("doctor", "-p", "lab")
+    assert ill.code == 1
+    assert "pair: two tokenizers — take another" in ill.out

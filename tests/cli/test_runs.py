@@ -1,0 +1,137 @@
+"""Run folders, and the commands that list and show them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from helmas_core.config import load_config
+from helmas_core.errors import ConfigError
+from helmas_core.runs import Run, check_run_path, create_run, default_run_path, git_state, to_json, write_json
+from tests.cli.fakes import Cli, Core, report
+
+pytestmark = pytest.mark.unit
+LAB = load_config(["lab"])
+
+
+def test_json_is_strict() -> None:
+    value = {"a": float("nan"), "b": [float("inf"), Path("x")], 3: (True, None, 1, "é")}
+    assert json.loads(to_json(value)) == {"a": None, "b": [None, "x"], "3": [True, None, 1, "é"]}
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "x.json"
+    write_json(path, {"a": 1})
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+    def full(_: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_manifest(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "x", LAB, ["helmas", "train"], profiles_text="[pair]\n")
+    manifest = run.manifest
+    assert manifest is not None
+    assert (manifest["argv"], manifest["status"], manifest["seed"]) == (["helmas", "train"], "running", LAB.train.seed)
+    assert {"python", "torch", "transformers"} <= set(manifest["versions"])
+    run.note(hardware="cpu")
+    run.finish("done")
+    assert run.manifest is not None
+    assert (run.manifest["status"], run.manifest["hardware"]) == ("done", "cpu")
+    assert run.manifest["finished"] >= run.manifest["started"]
+    assert load_config(base=run.config) == LAB
+
+
+def test_no_repository_no_revision(tmp_path: Path) -> None:
+    assert git_state(tmp_path) is None
+
+
+def test_revision_and_dirty_flag(tmp_path: Path) -> None:
+    commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "first"]
+    for words in (["init", "-q"], commit):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    clean = git_state(tmp_path)
+    assert clean is not None
+    assert (len(clean["revision"]), clean["dirty"]) == (40, False)
+    (tmp_path / "new").touch()
+    assert git_state(tmp_path) == {**clean, "dirty": True}
+
+
+def test_which_folders_are_refused(tmp_path: Path) -> None:
+    check_run_path(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    check_run_path(tmp_path / "empty")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="not a run folder"):
+        check_run_path(tmp_path / "file", overwrite=True)
+    create_run(tmp_path / "run", LAB)
+    with pytest.raises(ConfigError, match="--resume"):
+        create_run(tmp_path / "run", LAB)
+    check_run_path(tmp_path / "run", resume=True)
+    check_run_path(tmp_path / "run", overwrite=True)
+
+
+def test_resuming_keeps_what_is_there(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "x", LAB)
+    run.log({"step": 1})
+    run.finish("interrupted")
+    again = create_run(tmp_path / "x", LAB, resume=True)
+    assert again.metrics.read_text() == '{"step": 1}\n'
+    assert again.manifest is not None
+    assert (again.manifest["status"], len(again.manifest["resumed"])) == ("running", 1)
+    other = load_config(["lab"], ["bridge.projector_depth=1"])
+    with pytest.raises(ConfigError, match=r"bridge\.projector_depth"):
+        create_run(tmp_path / "x", other, resume=True)
+
+
+def test_default_names(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        path = default_run_path(tmp_path, "lab")
+        path.mkdir()
+        names.append(path.name)
+    assert names == ["lab", "lab-2", "lab-3"]
+
+
+def test_list_and_show(cli: Cli, core: Core, tmp_path: Path) -> None:
+    assert cli("runs", "list").out == ""
+    assert cli("train", "-p", "lab", "-o", "runs/a").code == 0
+    assert cli("train", "-p", "lab", "-o", "runs/b", "--dataset", "relay").code == 0
+    os.utime(tmp_path / "runs/a/manifest.json", (1, 1))
+    Run(tmp_path / "runs/a").write_report({"reports": [report("relay"), report("arithmetic")]})
+    rows = cli("runs", "list", "--json").json["runs"]
+    assert [row["name"] for row in rows] == ["b", "a"]
+    assert rows[1]["accuracy"] == {"relay": 0.9, "arithmetic": 0.9}
+    assert rows[0]["pair"] == "lab:teacher → lab:student"
+    assert [row["name"] for row in cli("runs", "list", "--dataset", "relay", "--json").json["runs"]] == ["b"]
+    assert len(cli("runs", "list", "--limit", "1", "--json").json["runs"]) == 1
+    assert "relay .900, arithmetic .900" in cli("runs", "list").out
+    shown = cli("runs", "show", "a")
+    assert "arithmetic · test · n = 40" in shown.out
+    assert cli("runs", "show", "runs/b", "--json").json["manifest"]["status"] == "done"
+    unknown = cli("runs", "show", "c")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert 'no run "c"' in unknown.err
+
+
+def test_a_broken_run_is_listed_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "runs/a/manifest.json").write_text("{")
+    assert "unreadable" in cli("runs", "list").out
+    assert cli("runs", "show", "a").code == 0
