@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -88,7 +87,7 @@ class TrainConfig(Section):
         StageConfig(name="warm", steps=500, losses={"cache_mse": 1.0}),
         StageConfig(name="functional", steps=1500, losses={"attention": 1.0, "ce": 1.0}),
     )
-    steps: Positive | None = Field(None, description="total steps; stages shrink or grow in proportion")
+    steps: Positive | None = Field(default=None, description="total steps; stages shrink or grow in proportion")
     batch: Positive = 8
     accumulate: Positive = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -100,7 +99,7 @@ class TrainConfig(Section):
     calibration_items: Positive = Field(
         256, description="items that statistics and the closed-form start are fitted on"
     )
-    continuation: Fraction = Field(0.0, description="share of functional batches that continue the source text")
+    continuation: Fraction = Field(default=0.0, description="share of functional batches that continue the source text")
     continuation_tokens: Positive = 64
     eval_every: Positive = 1000
     eval_samples: Annotated[int, Field(ge=0)] = 50
@@ -108,7 +107,9 @@ class TrainConfig(Section):
     log_every: Positive = 10
     compile: bool = False
     amp: Literal["off", "bf16", "fp16"] = "off"
-    state_gib: Annotated[float, Field(ge=0)] = Field(4.0, description="memory for teacher states kept between epochs")
+    state_gib: Annotated[float, Field(ge=0)] = Field(
+        default=4.0, description="memory for teacher states kept between epochs"
+    )
 
     def schedule(self) -> tuple[StageConfig, ...]:
         """The stages with their final step counts."""
@@ -119,7 +120,7 @@ class TrainConfig(Section):
 
 
 class DataConfig(Section):
-    dataset: str = Field("gsm8k", description="a task, several joined by commas, or jsonl:PATH")
+    dataset: str = Field(default="gsm8k", description="a task, several joined by commas, or jsonl:PATH")
     split: str = "train"
     limit: Positive | None = None
     data_dir: Path | None = None
@@ -141,7 +142,7 @@ class EvalConfig(Section):
 
 class HardwareConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    min_gpu_gib: Annotated[float, Field(ge=0)] = Field(0.0, description="0: no GPU needed")
+    min_gpu_gib: Annotated[float, Field(ge=0)] = Field(default=0.0, description="0: no GPU needed")
     threads: Positive | None = None
 
 
@@ -211,12 +212,18 @@ def load_config(
 ) -> Config:
     """Defaults < `base` < `profiles` < `sets`, validated. Without `base`, no profile means `h200`."""
     names = list(profiles) or ([] if base is not None else [DEFAULT_PROFILE])
-    tree: dict[str, Any] = deepcopy(dict(base or {}))
+    tree: dict[str, Any] = dict(base or {})
     for layer in [*(read_toml(find_profile(name)) for name in names), *map(parse_set, sets)]:
-        if "pair" in layer and {"teacher", "student"} & set(layer["pair"]):
-            tree.get("pair", {}).pop("geometry", None)  # shipped shapes belong to the models they came with
-        tree = merge(tree, layer)
+        tree = merge(_without_foreign_shapes(tree, layer), layer)
     return validate(Config, tree)
+
+
+def _without_foreign_shapes(tree: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Shipped shapes belong to the models they came with: drop them when `layer` names others."""
+    named, before = layer.get("pair"), tree.get("pair")
+    if not (isinstance(named, dict) and isinstance(before, dict) and {"teacher", "student"} & named.keys()):
+        return tree
+    return {**tree, "pair": {key: value for key, value in before.items() if key != "geometry"}}
 
 
 def validate(model: type[Model], tree: Mapping[str, Any], where: str = "") -> Model:

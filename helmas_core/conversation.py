@@ -20,11 +20,15 @@ from helmas_core.evaluation.arms import stopped
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.inject import generate
 from helmas_core.models.pair import Member, Pair
-from helmas_core.models.tokens import encode, endings, pad_left
+from helmas_core.models.tokens import decode, encode, endings, pad_left
 
 CUE = "\nThe final answer is:"
 _SENTENCE = re.compile(r"(?<=[.;!?\n])\s*(?=\S)")
 Say = Callable[[str], None]
+
+
+def _silent(_piece: str) -> None:
+    """Nobody listens."""
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Conversation:
     def reset(self) -> None:
         self.turns.clear()
 
-    def ask(self, text: str, on_token: Say = lambda piece: None) -> Turn:
+    def ask(self, text: str, on_token: Say = _silent) -> Turn:
         """The answer to `text`, streamed; it joins the conversation once it is complete."""
         if self.bridged and self.bridge is None:
             raise ConfigError("there is no bridge to answer with", fix="start with --bridge PATH")
@@ -63,7 +67,7 @@ class Conversation:
             return {}
         names = ("student", *(("bridge",) if self.bridge is not None else ()), "teacher")
         question, before = self.turns[-1][0], self.turns[:-1]
-        return {name: self._answer(name, question, before, lambda piece: None).text for name in names}
+        return {name: self._answer(name, question, before, _silent).text for name in names}
 
     def _answer(self, who: str, text: str, before: list[tuple[str, str]], say: Say) -> Turn:
         source, query = self._prompt(text, before)
@@ -82,15 +86,8 @@ class Conversation:
 
     def _prompt(self, text: str, before: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
         """(what the teacher reads, what opens the answer) as ids."""
-        source, query = self._chat(text, before) if self.pair.template else _plain(text, before)
+        source, query = self.pair.template(text, before) if self.pair.template else _plain(text, before)
         return encode(self.pair.tokenizer, source), encode(self.pair.tokenizer, query)
-
-    def _chat(self, text: str, before: list[tuple[str, str]]) -> tuple[str, str]:
-        messages = [m for q, a in before for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
-        messages.append({"role": "user", "content": text})
-        whole = str(self.pair.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        end = whole.rfind(text) + len(text)
-        return whole[:end], whole[end:]
 
     def _think(self, turn: Turn, source: list[int], query: list[int]) -> list[int]:
         """The teacher's own reasoning after the prompt, as ids that follow `source`."""
@@ -103,7 +100,7 @@ class Conversation:
             ends=endings(self.pair.tokenizer),
             finished=lambda tokens: cue in self.pair.tokenizer.decode(tokens[-24:]),
         ).tokens[0]
-        turn.reasoning = self.pair.tokenizer.decode(written, skip_special_tokens=True).split(cue)[0].strip()
+        turn.reasoning = decode(self.pair.tokenizer, written).split(cue)[0].strip()
         turn.seconds["teacher thinks"] = time.perf_counter() - begin
         return query + encode(self.pair.tokenizer, turn.reasoning)
 
@@ -126,7 +123,7 @@ class Conversation:
         def stream(_: int, token: int) -> None:
             nonlocal said
             tokens.append(token)
-            text = self.pair.tokenizer.decode(tokens, skip_special_tokens=True)
+            text = decode(self.pair.tokenizer, tokens)
             if not text.endswith("\ufffd") and not stopped(self.pair, tokens, stop):
                 say(text[len(said) :])
                 said = text
@@ -141,7 +138,7 @@ class Conversation:
             finished=lambda row: stopped(self.pair, row, stop),
             on_token=stream,
         ).tokens[0]
-        turn.text = self.pair.tokenizer.decode(written, skip_special_tokens=True).strip()
+        turn.text = decode(self.pair.tokenizer, written).strip()
         turn.tokens = len(written)
         turn.seconds["answer"] = time.perf_counter() - begin
 
@@ -160,5 +157,5 @@ def _plain(text: str, before: list[tuple[str, str]]) -> tuple[str, str]:
 def _split(text: str) -> tuple[str, str]:
     sentences = [sentence for sentence in _SENTENCE.split(text.strip()) if sentence]
     last = sentences[-1].strip()
-    cue = f"\n{last}" if last.endswith(("=", ":")) else f"\n{last}\nAnswer:"
+    cue = f"\n{last}\nAnswer:" if last.endswith("?") else f"\n{last}"
     return " ".join(sentence.strip() for sentence in sentences[:-1]), cue

@@ -10,9 +10,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("HELMAS_DATA", None)
 os.environ.pop("HELMAS_DEBUG", None)
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING  # noqa: E402
 
-import pytest
+import pytest  # noqa: E402
 
 if TYPE_CHECKING:
     from helmas_core.models.pair import Pair

@@ -44,7 +44,7 @@ def tiny_model(
     """A random fp32 model in eval mode; weights are large enough that attention is far from uniform."""
     torch.manual_seed(seed)
     kind, extra = _FAMILIES[family]
-    config = kind(
+    shape: dict[str, Any] = dict(  # noqa: C408
         vocab_size=512,
         hidden_size=heads * head_dim,
         intermediate_size=2 * heads * head_dim,
@@ -56,8 +56,8 @@ def tiny_model(
         eos_token_id=0,
         pad_token_id=0,
         bos_token_id=None,
-        **{**extra, **more},
     )
+    config = kind(**{**shape, **extra, **more})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     for parameter in (p for name, p in model.named_parameters() if "bias" in name):
         torch.nn.init.normal_(parameter)  # zero biases would hide a mistake with them

@@ -24,7 +24,7 @@ from helmas_core.models.pair import Pair
 
 FORMAT = 1
 KEY = "helmas"
-_CONFIG = ("pair", "bridge", "data")
+_CONFIG = ("pair", "bridge", "data", "eval")
 
 
 def describe(config: Config, pair: Pair, training: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,10 +47,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[s
     try:
         ready = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
         save_file(ready, name, metadata={KEY: json.dumps(document, sort_keys=True)})
-        with open(name, "rb") as written:
+        with Path(name).open("rb") as written:
             os.fsync(written.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

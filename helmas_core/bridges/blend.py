@@ -28,7 +28,7 @@ class SkipBlend(nn.Module):
         self.teacher_layers = teacher_layers
         self.register_buffer("chosen", centres(teacher_layers, student_layers).round().long(), persistent=False)
 
-    def forward(self, states: Tensor, which: int) -> Tensor:
+    def forward(self, states: Tensor, which: int) -> Tensor:  # noqa: ARG002 - all blends are called alike
         """[B, Lt, H, T, D] → [B, Ls, H, T, D]; `which` is 0 for keys, 1 for values."""
         return states[:, self.chosen]
 

@@ -123,7 +123,7 @@ class HelmasBridge(Bridge):
         solvers = [Ridge(self.options.ridge) for _ in self.projectors]
         for state, own in pairs:
             inputs = self._inputs(self._standard(state, self.ropes and self.ropes[0], self.source))
-            for solver, x, y in zip(solvers, inputs, self._targets(own, state), strict=True):
+            for solver, x, y in zip(solvers, inputs, self._targets(own), strict=True):
                 solver.add(x, y, self._row_mask(state, x))
         for projector, solver in zip(self.projectors, solvers, strict=True):
             projector.set_linear(solver.solve())  # type: ignore[operator]
@@ -144,7 +144,7 @@ class HelmasBridge(Bridge):
             caches = (rope.unrotate(pair[side]) if full else pair[side] for pair in pairs)
             statistics.measure((*c.stacked(), c.mask) for c in caches)
 
-    def _targets(self, own: KVCache, state: KVCache) -> list[Tensor]:
+    def _targets(self, own: KVCache) -> list[Tensor]:
         """The student's own standardised cache in the projectors' output layout."""
         keys, values = (t.permute(1, 0, 3, 2, 4) for t in self.standard_form(own))  # [Ls, B, T, Hs, Ds]
         if self.blend is None:

@@ -6,23 +6,25 @@ starts with a newline, a space and a word, or after a header, and none ends in a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from helmas_core.data.item import Item
 from helmas_core.data.parse import LETTERS
 from helmas_core.data.tasks import Task
 from helmas_core.errors import ConfigError, DataError
 
-# user text -> (the user turn up to and with it, what opens the assistant's turn)
-Template = Callable[[str], tuple[str, str]]
 Handoff = Literal["prompt", "reasoning"]
 
-INSTRUCTION = (
-    'Answer the last question. Reason in a few short sentences and end with one line: "The final answer is: ..."'
-)
+INSTRUCTION = 'Reason in a few short sentences and end with one line: "The final answer is: ..."'
 BASELINE_STOP = ("\n\nQuestion:", "\nQuestion:")
+
+
+class Template(Protocol):
+    """(user text, earlier (user, assistant) turns) → (all up to and with the user text, what opens the answer)."""
+
+    def __call__(self, user: str, earlier: Sequence[tuple[str, str]] = ()) -> tuple[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,12 @@ def baseline_prompt(task: Task, item: Item, template: Template | None = None) ->
     if not task.reasons:
         prompt = render(task, item, "prompt", template)
         return replace(prompt, alone=prompt.source + prompt.query)
-    shots = [f"Question: {q}\nAnswer: {why}{task.cue} {answer}" for q, why, answer in task.few_shot]
-    read = "\n".join(filter(None, [item.private.strip(), question_text(item)]))
-    asked = f"Question: {read}\nAnswer:"
-    opening, header = _user_turn(template, "\n\n".join([INSTRUCTION, *shots, asked]))
+    shots = [(question, f"{why}{task.cue} {answer}") for question, why, answer in task.few_shot]
+    asked = "\n".join(filter(None, [item.private.strip(), question_text(item)]))
+    if template is None:
+        lines = [f"Question: {question}\nAnswer: {answer}" for question, answer in shots]
+        opening, header = "\n\n".join([INSTRUCTION, *lines, f"Question: {asked}\nAnswer:"]), ""
+    else:  # an instruct model takes its form from its own earlier turns, and rambles or guesses without them
+        turns = [(f"{INSTRUCTION}\n\n{question}", answer) for question, answer in shots]
+        opening, header = template(f"{INSTRUCTION}\n\n{asked}", turns)
     return Prompt(opening, header, opening + header, task.gap + item.answer, BASELINE_STOP)

@@ -7,6 +7,7 @@ and not memorised it.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 
@@ -17,47 +18,32 @@ ATTRIBUTES = (
     "locker code",
     "badge number",
     "room number",
-    "bus line",
+    "bus number",
     "seat number",
     "ticket number",
     "door code",
     "shelf number",
 )
-_SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeio"]
-_ENDINGS = ("ra", "na", "la", "mi", "to", "ken", "lor", "mar", "nes", "rin", "sol", "tas", "vik")
-_TRAIN_FACTS = (
-    "The {a} of {n} is {v}.",
-    "{n}'s {a} is {v}.",
-    "{n} has {a} {v}.",
-    "For {n}, the {a} is {v}.",
-    "{n} was given {a} {v}.",
-    "Note that {n} has the {a} {v}.",
-    "We gave {n} the {a} {v}.",
-    "{v} is the {a} of {n}.",
-    "The {a} {v} belongs to {n}.",
-)
-_TEST_FACTS = (
-    "The {a} given to {n} is {v}.",
-    "{n} has the {a} {v}.",
-    "Note that {n}'s {a} is {v}.",
-    "{v} is {n}'s {a}.",
-)
-_TRAIN_QUESTIONS = (
-    "What is the {a} of {n}?",
-    "What is {n}'s {a}?",
-    "Which {a} does {n} have?",
-    "Which is the {a} of {n}?",
-)
-_TEST_QUESTIONS = (
-    "Which {a} was given to {n}?",
-    "What {a} does {n} have?",
-)
+_BEGINNINGS = [c + v for c in "BDFGKLMNPRSTVZ" for v in "aio"]
+_ENDINGS = ("ra", "na", "mi", "ken", "lor", "vik")
+_FORMS = {
+    "train": (
+        ("{A}s:", "The {a}s are", "Here are the {a}s:", "Noted {a}s:", "We gave out these {a}s:"),
+        ("What is the {a} of {n}?", "What is {n}'s {a}?", "Which {a} does {n} have?", "Which is the {a} of {n}?"),
+    ),
+    "test": (
+        ("These are the {a}s:", "We noted the {a}s:", "All {a}s:"),
+        ("Which {a} is {n}'s?", "What {a} does {n} have?"),
+    ),
+}
+_FORMS["validation"] = _FORMS["train"]
 
 
 @cache
-def _names(split: str) -> tuple[str, ...]:
-    spelled = ("".join(parts).capitalize() for parts in product(_SYLLABLES, _SYLLABLES, _ENDINGS))
-    return tuple(name for name in spelled if pool(name) == split)
+def names(*splits: str) -> tuple[str, ...]:
+    """Every name of the given splits."""
+    spelled = ("".join(parts) for parts in product(_BEGINNINGS, _ENDINGS))
+    return tuple(name for name in spelled if pool(name) in splits)
 
 
 @cache
@@ -65,26 +51,24 @@ def _values(split: str) -> tuple[str, ...]:
     return tuple(str(v) for v in range(100, 1000) if pool(str(v)) == split)
 
 
-def _facts(rng: random.Random, split: str, count: int) -> list[tuple[str, str, str]]:
-    names = rng.sample(_names(split), count)
-    values = rng.sample(_values(split), count)
-    return [(name, rng.choice(ATTRIBUTES), value) for name, value in zip(names, values, strict=True)]
-
-
-def story(rng: random.Random, split: str, facts: int = FACTS, questions: int = 1) -> tuple[str, list[tuple[str, str]]]:
-    """A text of `facts` private facts and `questions` (question, answer) pairs about distinct ones."""
-    told = _facts(rng, split, facts)
-    fact_forms, question_forms = (_TEST_FACTS, _TEST_QUESTIONS) if split == "test" else (_TRAIN_FACTS, _TRAIN_QUESTIONS)
-    text = " ".join(rng.choice(fact_forms).format(n=n, a=a, v=v) for n, a, v in told)
-    asked = rng.sample(told, questions)
-    return text, [(rng.choice(question_forms).format(n=n, a=a), v) for n, a, v in asked]
+def story(
+    rng: random.Random, split: str, people: Sequence[str] = (), facts: int = FACTS
+) -> tuple[str, list[tuple[str, str, str]]]:
+    """A text of `facts` private facts, and (question, cue, answer) for each; `people` are the split's names."""
+    attribute, (openings, questions) = rng.choice(ATTRIBUTES), _FORMS[split]
+    told = list(zip(rng.sample(people or names(split), facts), rng.sample(_values(split), facts), strict=True))
+    words = {"a": attribute, "A": attribute.capitalize()}
+    opening, separator = rng.choice(openings).format(**words), rng.choice((", ", "; "))
+    text = f"{opening} {separator.join(f'{n} {v}' for n, v in told)}."
+    return text, [(rng.choice(questions).format(n=n, **words), f"\nAnswer: {n}", v) for n, v in told]
 
 
 def items(split: str, count: int, seed: int = 0) -> list[Item]:
-    """`count` distinct items of `split` ("train", "validation", "test"); the same for the same seed."""
+    """`count` items of `split` ("train", "validation", "test"); the same for the same seed."""
     rng = random.Random(f"relay/{split}/{seed}")
     made = []
     for index in range(count):
-        private, [(question, answer)] = story(rng, split)
-        made.append(Item(f"relay-{split}-{seed}-{index}", question, answer, private=private))
+        private, known = story(rng, split)
+        question, cue, answer = rng.choice(known)
+        made.append(Item(f"relay-{split}-{seed}-{index}", question, answer, private=private, cue=cue))
     return made

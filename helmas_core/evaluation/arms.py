@@ -83,7 +83,7 @@ class Arms:
 
 def stopped(pair: Pair, tokens: Sequence[int], stop: Sequence[str]) -> bool:
     """Whether a stop string stands after something that was said."""
-    said = pair.tokenizer.decode(list(tokens)).lstrip()
+    said = str(pair.tokenizer.decode(list(tokens))).lstrip()
     return any(mark in said for mark in stop)
 
 

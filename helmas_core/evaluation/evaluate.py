@@ -21,7 +21,7 @@ from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
-from helmas_core.models.tokens import endings, pad_left
+from helmas_core.models.tokens import decode, endings, pad_left
 from helmas_core.progress import Progress
 from helmas_core.runs import git_state, versions
 
@@ -43,7 +43,7 @@ class Tally:
         """Score a batch that took `seconds`; each of its items counts with an equal part."""
         self.seconds += [seconds / len(examples)] * len(examples)
         for example, tokens, truncated in zip(examples, written.tokens, written.truncated, strict=True):
-            text = pair.tokenizer.decode(tokens, skip_special_tokens=True)
+            text = decode(pair.tokenizer, tokens)
             predicted = example.task.parse(text, cued)
             self.unparsed += predicted is None
             self.truncated += truncated and not example.choices
@@ -128,7 +128,7 @@ def _alone(config: Config, pair: Pair, member: Member, examples: Sequence[Exampl
 
     def finished(tokens: list[int]) -> bool:
         """A chain of thought is over once the line after the cue is; a direct answer at its stop."""
-        said = pair.tokenizer.decode(tokens)
+        said = str(pair.tokenizer.decode(tokens))
         answered = cue in said and "\n" in said.split(cue, 1)[1].lstrip()
         return answered or stopped(pair, tokens, examples[0].stop)
 

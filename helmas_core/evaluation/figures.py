@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 _COLOURS = {"bridge": "#2a78d6", "deranged": "#c94f4f"}
 _GREY = "#8a8f98"
@@ -20,8 +21,8 @@ def heat_map(matrix: Sequence[Sequence[float]], title: str, x: str, y: str, path
     figure, axes = plt.subplots(figsize=(5.5, 4.2), layout="constrained")
     image = axes.imshow(matrix, aspect="auto", cmap="viridis")
     axes.set(title=title, xlabel=x, ylabel=y)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=axes)
     _save(figure, path)
 

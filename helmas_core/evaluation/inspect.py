@@ -27,7 +27,8 @@ from helmas_core.training.losses import attention_output
 
 @torch.no_grad()
 def inspect_cache(config: Config, pair: Pair, bridge: Bridge | None, text: str | None) -> dict[str, Any]:
-    """The `inspect-cache --json` document for `text`, or for the first test item. Without a bridge: the teacher's cache."""
+    """The `inspect-cache --json` document for `text`, or for the first test item; of the teacher's cache alone
+    without a bridge."""
     source, query = _tokens(config, pair, text)
     state, own = (capture(m.model, *pad_left([source], pair.pad, pair.device)) for m in (pair.teacher, pair.student))
     bridged = None if bridge is None else bridge(state, own)

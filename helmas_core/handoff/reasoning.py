@@ -10,7 +10,7 @@ from helmas_core.data.prompts import render
 from helmas_core.data.tasks import Task
 from helmas_core.models.inject import generate
 from helmas_core.models.pair import Pair
-from helmas_core.models.tokens import encode, endings, pad_left
+from helmas_core.models.tokens import decode, encode, endings, pad_left
 from helmas_core.progress import Progress
 
 
@@ -42,4 +42,4 @@ def _write(config: Config, pair: Pair, sources: Sequence[list[int]], cue: str) -
         ends=endings(pair.tokenizer),
         finished=finished,
     )
-    return [pair.tokenizer.decode(row, skip_special_tokens=True).split(cue)[0].strip() for row in written.tokens]
+    return [decode(pair.tokenizer, row).split(cue)[0].strip() for row in written.tokens]

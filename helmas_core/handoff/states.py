@@ -24,7 +24,7 @@ class States:
         self.kept: dict[Ids, KVCache] = {}
         self.used = 0
 
-    def fill(self, sources: Iterable[Ids], batch: int, on_read: Callable[[int], None] = lambda count: None) -> None:
+    def fill(self, sources: Iterable[Ids], batch: int, on_read: Callable[[int], None] = lambda _: None) -> None:
         """Read `sources` in groups of like length until the budget is used up; `on_read` gets each group's size."""
         waiting = sorted(set(sources), key=lambda ids: (len(ids), ids))
         for begin in range(0, len(waiting), batch):

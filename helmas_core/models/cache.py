@@ -119,10 +119,14 @@ def empty_cache() -> DynamicCache:
 
 def read_layers(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Keys and values of a filled transformers cache; a layer without them is an error that names it."""
+    keys, values = [], []
     for index, layer in enumerate(cache.layers):
-        if getattr(layer, "keys", None) is None or layer.keys.numel() == 0:
+        key, value = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if key is None or value is None or key.numel() == 0:
             raise CacheError("the layer keeps no keys and values", where=f"layer {index}", fix="use another model")
-    return tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers)
+        keys.append(key)
+        values.append(value)
+    return tuple(keys), tuple(values)
 
 
 def capture(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> KVCache:

@@ -78,9 +78,9 @@ def generate(
     max_new_tokens: int,
     *,
     ends: Sequence[int] = (),
-    finished: Callable[[list[int]], bool] = lambda tokens: False,
+    finished: Callable[[list[int]], bool] = lambda _: False,
     allowed: Sequence[Sequence[int]] | None = None,
-    on_token: Callable[[int, int], None] = lambda row, token: None,
+    on_token: Callable[[int, int], None] = lambda _row, _token: None,
 ) -> Generation:
     """Greedy decoding after `cache`, batched; `cache` itself is left as it was.
 

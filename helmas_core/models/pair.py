@@ -69,7 +69,8 @@ class Pair:
 
     @property
     def pad(self) -> int:
-        return next(i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0) if i is not None)
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(i for i in known if isinstance(i, int))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -138,7 +139,7 @@ def find_problems(config: Config) -> list[Problem]:
     return found + tokenizer_problems(*tokenizers)
 
 
-def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] = lambda text: None) -> Pair:
+def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] = lambda _: None) -> Pair:
     """Pre-flight, then weights. Raises PairError that lists every problem."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -172,7 +173,8 @@ def _load(source: str, revision: str | None, hardware: Hardware, notify: Callabl
         ),
         source,
     )
-    return freeze(source, model.to(hardware.device))
+    model.to(hardware.device)  # type: ignore[arg-type]
+    return freeze(source, model)
 
 
 def freeze(source: str, model: PreTrainedModel) -> Member:

@@ -54,10 +54,15 @@ def _recording_attention(name: str) -> Callable[..., Any]:
     return attend
 
 
+def attention_of(model: PreTrainedModel) -> str:
+    """The name of the attention backend that a model runs on."""
+    return str(getattr(model.config, "_attn_implementation"))  # noqa: B009 - transformers has no public name for it
+
+
 @contextmanager
 def record_queries(model: PreTrainedModel) -> Iterator[Recording]:
     """Record the forward passes inside; the model's own backend comes back whatever happens."""
-    before = model.config._attn_implementation
+    before = attention_of(model)
     name = _PREFIX + before
     AttentionInterface.register(name, _recording_attention(before))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[before])

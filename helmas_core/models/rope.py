@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from helmas_core.models.cache import KVCache
+from helmas_core.models.cache import KVCache, capture
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -79,11 +80,13 @@ def _rotary_module(model: PreTrainedModel) -> nn.Module | None:
 @torch.no_grad()
 def rope_residual(model: PreTrainedModel, rope: Rope, ids: Tensor) -> float:
     """How far unrotated cached keys are from what the key projection really put out: max over layers of the
-    relative error. A second route, since a wrong angle would cancel in a round trip. `ids` [1, T]."""
-    from helmas_core.models.cache import capture
-
-    before: list[Tensor] = []
-    hooks = [m.register_forward_hook(lambda _m, _i, out: before.append(out)) for m in _key_outputs(model)]
+    relative error, nan where it cannot be told. A second route, since a wrong angle would cancel in a round trip.
+    `ids` [1, T]."""
+    before: list[Any] = []
+    modules = _key_outputs(model)
+    if len(modules) != model.config.get_text_config(decoder=True).num_hidden_layers:
+        return float("nan")  # keys come out of a fused projection: there is no second route
+    hooks = [module.register_forward_hook(lambda _m, _i, out: before.append(out)) for module in modules]
     try:
         cache = rope.unrotate(capture(model, ids, torch.ones_like(ids)))
     finally:

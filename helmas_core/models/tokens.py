@@ -29,21 +29,22 @@ def content_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 class ChatTemplate:
-    """`template(user_text)` → (user turn, assistant header), cut from the tokenizer's own template."""
+    """The tokenizer's own template, cut at the end of the last user text: (all before, what opens the answer)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
-    @lru_cache(maxsize=1)  # noqa: B019 - one template lives as long as its pair
-    def _pieces(self) -> tuple[str, str]:
+    @lru_cache(maxsize=8)  # noqa: B019 - one template lives as long as its pair
+    def _pieces(self, earlier: tuple[tuple[str, str], ...]) -> tuple[str, str]:
         mark = "\x02helmas\x03"
-        turn = [{"role": "user", "content": mark}]
-        text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        turns = [turn for user, answer in earlier for turn in (("user", user), ("assistant", answer))]
+        messages = [{"role": role, "content": text} for role, text in [*turns, ("user", mark)]]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         before, after = str(text).split(mark)
         return before, after
 
-    def __call__(self, user: str) -> tuple[str, str]:
-        before, after = self._pieces()
+    def __call__(self, user: str, earlier: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
+        before, after = self._pieces(tuple(earlier))
         return before + user, after
 
 
@@ -55,6 +56,11 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, wanted: bool) -> ChatTempl
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of `text` alone, with nothing added."""
     return tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of `ids` without special tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -70,4 +76,5 @@ def endings(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     named = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "</s>")
     vocabulary = tokenizer.get_vocab()
     found = {vocabulary[name] for name in named if name in vocabulary}
-    return sorted(found | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()))
+    end = tokenizer.eos_token_id
+    return sorted(found | ({end} if isinstance(end, int) else set()))

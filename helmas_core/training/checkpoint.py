@@ -43,7 +43,7 @@ def save(
             file.flush()
             os.fsync(file.fileno())
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in sorted(folder.glob("step-*"))[:-KEEP]:

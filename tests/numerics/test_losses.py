@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, TrainConfig
+from helmas_core.config import BridgeSection, TrainConfig, validate
 from helmas_core.data import relay
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import get_task
@@ -17,7 +17,7 @@ from helmas_core.handoff.examples import Example, make_example
 from helmas_core.models.cache import capture
 from helmas_core.models.inject import forward
 from helmas_core.models.pair import Pair
-from helmas_core.models.record import record_queries
+from helmas_core.models.record import attention_of, record_queries
 from helmas_core.models.tokens import pad_left
 from helmas_core.training import losses
 from helmas_core.training.objective import Objective
@@ -33,7 +33,7 @@ BRIDGES: list[dict[str, Any]] = [
 ]
 
 
-def _examples(pair: Pair, count: int = 4) -> list[Example]:
+def relay_examples(pair: Pair, count: int = 4) -> list[Example]:
     task = get_task("relay")
     return [make_example(pair, task, item, render(task, item, "prompt")) for item in relay.items("train", count)]
 
@@ -42,8 +42,8 @@ def _examples(pair: Pair, count: int = 4) -> list[Example]:
 @pytest.mark.parametrize("options", BRIDGES, ids=str)
 def test_every_parameter_gets_a_gradient(unequal: Pair, options: dict[str, Any], loss: str) -> None:
     bridge = build_bridge(BridgeSection.model_validate(options), unequal)
-    objective = Objective(unequal, bridge, TrainConfig(continuation=0.5))
-    examples = _examples(unequal)
+    objective = Objective(unequal, bridge, validate(TrainConfig, {"continuation": 0.5}))
+    examples = relay_examples(unequal)
     bridge.fit([objective.states(examples)])
     for parameter in bridge.parameters():  # a map that starts at zero passes no gradient back; give it one step's worth
         if not parameter.any():
@@ -60,16 +60,16 @@ def test_every_parameter_gets_a_gradient(unequal: Pair, options: dict[str, Any],
 
 def test_the_models_get_none(unequal: Pair) -> None:
     bridge = build_bridge(BridgeSection(), unequal)
-    objective = Objective(unequal, bridge, TrainConfig())
-    objective(_examples(unequal), {"ce": 1.0, "attention": 1.0}, random.Random(0))[0].backward()
+    objective = Objective(unequal, bridge, validate(TrainConfig, {}))
+    objective(relay_examples(unequal), {"ce": 1.0, "attention": 1.0}, random.Random(0))[0].backward()
     models = (unequal.teacher.model, unequal.student.model)
     assert not any(p.requires_grad or p.grad is not None for m in models for p in m.parameters())
 
 
 def test_padding_leaves_every_loss_unchanged(unequal: Pair) -> None:
     bridge = build_bridge(BridgeSection(), unequal)
-    objective = Objective(unequal, bridge, TrainConfig())
-    short, long = sorted(_examples(unequal, 12), key=lambda e: len(e.source))[::11]
+    objective = Objective(unequal, bridge, validate(TrainConfig, {}))
+    short, long = sorted(relay_examples(unequal, 12), key=lambda e: len(e.source))[::11]
     weights = {"attention": 1.0, "cache_mse": 1.0, "ce": 1.0, "kl": 1.0}
     alone = [objective([e], weights, random.Random(0))[1] for e in (short, long)]
     both = objective([short, long], weights, random.Random(0))[1]
@@ -107,12 +107,12 @@ def test_recorded_queries_give_the_attention_that_the_model_computes(family: str
     ]
     cache = capture(model, source[:, :11], torch.ones(1, 11))
     seen.clear()
-    before = model.config._attn_implementation
+    before = attention_of(model)
     with record_queries(model) as recording:
         forward(model, cache, source[:, 11:], torch.ones(1, 1))
     for hook in hooks:
         hook.remove()
-    assert model.config._attn_implementation == before
+    assert attention_of(model) == before
     full = capture(model, source, torch.ones_like(source))
     for index, (query, scale, cap) in enumerate(zip(recording.queries, recording.scales, recording.caps, strict=True)):
         ours = losses.attention_output(query, full.keys[index], full.values[index], full.mask, scale, cap)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -18,13 +19,13 @@ FACT = Item("f", "What is Bo's door code?", "482", private="Bo's door code is 48
 CHAIN = Item("c", "mod 10: k=3; h=k*2;", "6", cue="\nh=")
 
 
-def template(user: str) -> tuple[str, str]:
-    return f"{USER}{user}", ASSISTANT
+def template(user: str, earlier: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
+    return "".join(f"{USER}{asked}{ASSISTANT}{answer}<end>\n" for asked, answer in earlier) + f"{USER}{user}", ASSISTANT
 
 
-def closing_template(user: str) -> tuple[str, str]:
+def closing_template(user: str, earlier: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
     """A template whose user turn is closed before the header."""
-    return f"{USER}{user}<end>\n", "<assistant>\n"
+    return template(user, earlier)[0] + "<end>\n", "<assistant>\n"
 
 
 def test_relay_without_template() -> None:
@@ -118,7 +119,7 @@ def test_the_target_is_parsed_as_the_gold_answer() -> None:
 
 def test_a_template_that_rewrites_the_user_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data.chat_template"):
-        render(get_task("gsm8k"), SUM, "prompt", lambda user: (user.upper(), ""))
+        render(get_task("gsm8k"), SUM, "prompt", lambda user, earlier=(): (user.upper(), ""))
 
 
 def test_user_text_that_also_stands_in_the_header() -> None:
@@ -131,9 +132,13 @@ def test_user_text_that_also_stands_in_the_header() -> None:
 def test_the_baseline_shows_examples_and_stops(chat: Template | None) -> None:
     prompt = baseline_prompt(get_task("gsm8k"), SUM, chat)
     assert prompt.alone == prompt.source + prompt.query
-    assert prompt.alone.count("Question:") == 4
     assert prompt.alone.count("\nThe final answer is: ") == 3
-    assert prompt.alone.endswith("Answer:" if chat is None else f"Question: What is 9 * 2?\nAnswer:{ASSISTANT}")
+    if chat is None:
+        assert prompt.alone.count("Question:") == 4
+        assert prompt.alone.endswith("Question: What is 9 * 2?\nAnswer:")
+    else:  # the examples are the model's own earlier turns
+        assert prompt.alone.count(ASSISTANT) == 4
+        assert prompt.alone.endswith(f"\n\nWhat is 9 * 2?{ASSISTANT}")
     assert prompt.stop == BASELINE_STOP
     assert SUM.reasoning not in prompt.alone
 

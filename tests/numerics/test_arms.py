@@ -1,0 +1,114 @@
+"""Arms: a batch equals its singles in every one, `own` equals `text`, and nobody gets his own cache as `deranged`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helmas_core.bridges.registry import build_bridge
+from helmas_core.config import ARMS, BridgeSection, Config, load_config
+from helmas_core.evaluation.arms import Arms, Batch, batches
+from helmas_core.evaluation.evaluate import evaluate_examples
+from helmas_core.handoff.examples import Example
+from helmas_core.handoff.prepare import prepare
+from helmas_core.models.cache import capture
+from helmas_core.models.pair import Pair
+from helmas_core.models.tokens import pad_left
+from helmas_core.progress import Silent
+
+pytestmark = pytest.mark.numerics
+
+
+def _examples(pair: Pair, dataset: str, count: int) -> list[Example]:
+    config = load_config(["lab"], [f"data.dataset={dataset}"])
+    return prepare(config, pair, "validation", count, 0, Silent())
+
+
+def _arms(pair: Pair, mode: str) -> Arms:
+    bridge = build_bridge(BridgeSection.model_validate({"mode": mode, "projector_input": "layer"}), pair)
+    read = pad_left([e.source for e in _examples(pair, "relay", 16)], pair.pad)
+    bridge.fit([(capture(pair.teacher.model, *read), capture(pair.student.model, *read))])
+    return Arms(pair, bridge, 6)
+
+
+@pytest.mark.parametrize("mode", ["replace", "fuse"])
+@pytest.mark.parametrize("dataset", ["relay", "arithmetic"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_batch_of_four_equals_four_singles(lab_pair: Pair, arm: str, dataset: str, mode: str) -> None:
+    arms, [batch] = _arms(lab_pair, mode), batches(_examples(lab_pair, dataset, 4), 4)
+    assert len({len(e.source) for e in batch.examples}) > 1 or dataset == "arithmetic"
+    together = arms.run(arm, batch)
+    alone = [arms.run(arm, Batch([e], [d])).tokens[0] for e, d in zip(batch.examples, batch.donors, strict=True)]
+    assert together.tokens == alone
+
+
+@pytest.mark.parametrize("dataset", ["relay", "arithmetic"])
+def test_own_equals_text_token_for_token(lab_pair: Pair, dataset: str) -> None:
+    config = load_config(["lab"], [f"data.dataset={dataset}", "eval.batch=7"])
+    found = evaluate_examples(
+        config, lab_pair, None, _examples(lab_pair, dataset, 30), ("text", "own"), "validation", Silent()
+    )
+    assert found["agreement"] == {"own-text": 1.0}
+    assert found["contrasts"]["own-text"]["delta"] == 0.0
+
+
+def test_a_spoilt_injection_shows_in_the_own_arm(lab_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check that `own` = `text` can fail: shift the positions by one."""
+    from helmas_core.models import inject
+
+    right = inject.new_positions
+    monkeypatch.setattr(inject, "new_positions", lambda cache, mask: right(cache, mask) + (cache is not None) * 3)
+    config = load_config(["lab"])
+    examples = _examples(lab_pair, "relay", 30)
+    found = evaluate_examples(config, lab_pair, None, examples, ("text", "own"), "validation", Silent())
+    assert found["agreement"]["own-text"] < 1.0
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_donors_are_others_of_like_length(lab_pair: Pair, count: int) -> None:
+    examples = _examples(lab_pair, "relay", count)
+    pairs = [(e, d) for batch in batches(examples, 3) for e, d in zip(batch.examples, batch.donors, strict=True)]
+    assert len(pairs) == count
+    assert all(e.item.id != d.item.id for e, d in pairs)
+    lengths = sorted(len(e.source) for e in examples)
+    assert max(abs(len(e.source) - len(d.source)) for e, d in pairs) <= lengths[-1] - lengths[0]
+
+
+def test_tasks_do_not_share_a_batch(lab_pair: Pair) -> None:
+    mixed = _examples(lab_pair, "relay,arithmetic", 5)
+    assert all(len({e.task.name for e in batch.examples}) == 1 for batch in batches(mixed, 4))
+
+
+def test_fused_donors_have_the_items_own_length(lab_pair: Pair) -> None:
+    arms, [batch] = _arms(lab_pair, "fuse"), batches(_examples(lab_pair, "relay", 4), 4)
+    foreign = arms._foreign(batch)  # pyright: ignore[reportPrivateUsage]
+    assert [len(ids) for ids in foreign] == [len(e.source) for e in batch.examples]
+    assert all(ids != e.source for ids, e in zip(foreign, batch.examples, strict=True))
+
+
+def test_the_report_has_its_promised_keys(lab_pair: Pair) -> None:
+    bridge = build_bridge(BridgeSection(), lab_pair)
+    with torch.no_grad():
+        config: Config = load_config(["lab"], ["data.dataset=arithmetic", "eval.limit=12"])
+        examples = _examples(lab_pair, "arithmetic", 12)
+        found = evaluate_examples(config, lab_pair, bridge, examples, ARMS, "validation", Silent())
+    assert {
+        "schema",
+        "command",
+        "dataset",
+        "split",
+        "n",
+        "pair",
+        "bridge",
+        "arms",
+        "contrasts",
+        "manifest",
+    } <= found.keys()
+    assert found["arms"].keys() == set(ARMS)
+    for arm in found["arms"].values():
+        assert arm.keys() == {
+            "accuracy", "ci", "n", "unparsed", "truncated", "seconds_p50", "seconds_p95", "tokens_per_second"
+        }  # fmt: skip
+        assert arm["n"] == 12
+        assert arm["ci"][0] <= arm["accuracy"] <= arm["ci"][1]
+    assert {"bridge-student", "bridge-deranged", "bridge-text"} <= found["contrasts"].keys()

@@ -1,0 +1,137 @@
+"""Pre-flight: every problem of a pair is named before weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen2Config
+
+from helmas_core.config import Config, load_config, validate
+from helmas_core.errors import ConfigError, PairError
+from helmas_core.models.doctor import diagnose
+from helmas_core.models.geometry import from_config, probe
+from helmas_core.models.hardware import resolve_hardware
+from helmas_core.models.pair import Pair, check_rope_base, find_problems, load_pair, locate
+from helmas_core.models.preflight import model_problems, tokenizer_problems
+from helmas_core.models.tokens import content_hash
+from tests.tiny import FAMILIES, tiny_model
+
+pytestmark = pytest.mark.unit
+
+
+def _whats(config: PretrainedConfig, tokens: int = 64) -> str:
+    return "; ".join(f"{p.severity} {p.what}" for p in model_problems(config, "teacher", tokens))
+
+
+def test_a_plain_model_has_no_problem() -> None:
+    assert _whats(LlamaConfig()) == ""
+
+
+def test_layers_without_keys_and_values_are_named() -> None:
+    config = Qwen2Config(num_hidden_layers=3)
+    config.layer_types = ["full_attention", "linear_attention", "full_attention"]
+    assert "layer 1 is linear_attention" in _whats(config)
+
+
+def test_a_sliding_window_is_an_error_only_below_the_source_length() -> None:
+    config = Gemma3TextConfig(num_hidden_layers=6, sliding_window=128)
+    assert _whats(config, 64).startswith("warning")
+    assert _whats(config, 129).startswith("error")
+
+
+def test_rope_that_depends_on_length_is_named() -> None:
+    config = LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    assert "dynamic NTK" in _whats(config)
+
+
+def test_latent_caches_code_folders_and_encoder_decoders_are_named() -> None:
+    config = LlamaConfig()
+    config.kv_lora_rank, config.auto_map, config.is_encoder_decoder = 512, {"AutoModel": "x.py"}, True
+    assert all(word in _whats(config) for word in ("MLA", "never runs", "encoder-decoder"))
+
+
+def test_tokenizers_are_compared_by_content(lab_pair: Pair) -> None:
+    from helmas_core.models.pair import read_tokenizer
+
+    one, other = read_tokenizer("lab:teacher"), read_tokenizer("lab:student")
+    assert tokenizer_problems(one, other) == []
+    other.add_tokens(["<new>"])
+    assert content_hash(one) != content_hash(other)
+    [problem] = tokenizer_problems(one, other)
+    assert problem.what == "the models have different tokenizers"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_probe_agrees_with_the_config_where_both_know(family: str) -> None:
+    model = tiny_model(family, layers=4, kv_heads=2, head_dim=24)
+    measured, read = probe(model), from_config(model.config)
+    assert (measured.layers, measured.kv_heads, measured.head_dim) == (4, 2, 24)
+    assert measured.shape() == read.shape()
+
+
+def _config(**pair: object) -> Config:
+    return validate(Config, {"pair": pair, "hardware": {"device": "cpu"}})
+
+
+def test_a_local_folder_and_a_lab_name_are_found(tmp_path: Path) -> None:
+    assert locate(str(tmp_path)) == (str(tmp_path), {})
+    assert locate("lab:teacher")[0].endswith("teacher")
+    assert locate("owner/name") == ("owner/name", {})
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("./nowhere", "no such model folder"), ("./nowhere.gguf", "no such GGUF file"), ("lab:dean", "no lab model")],
+)
+def test_a_wrong_place_says_so(source: str, said: str) -> None:
+    with pytest.raises(PairError, match=said):
+        locate(source)
+
+
+def test_a_hub_model_without_a_network_says_what_to_do() -> None:
+    config = _config(teacher="nobody/no-such-model", student="lab:student")
+    with pytest.raises(PairError, match=r"nobody/no-such-model.*download"):
+        find_problems(config)
+
+
+def test_a_bad_pair_is_refused_with_every_problem(tmp_path: Path, lab_pair: Pair) -> None:
+    config = LlamaConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, vocab_size=512)
+    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    config.save_pretrained(tmp_path)
+    lab_pair.tokenizer.save_pretrained(tmp_path)
+    broken = _config(teacher=str(tmp_path), student="lab:student")
+    with pytest.raises(PairError, match="cannot be bridged: teacher dynamic NTK"):
+        load_pair(broken, resolve_hardware(broken))
+
+
+def test_doctor_knows_the_default_pair_without_network_or_gpu() -> None:
+    found = diagnose(load_config(["h200"]))
+    assert found["ok"]
+    assert found["bridge_parameters"] == 3_672_032
+    assert found["kv_bytes_per_token"] == {"teacher": 147_456, "student": 114_688}
+    assert found["memory_gib"]["total"] > 18
+
+
+def test_doctor_reads_a_local_pair(lab_pair: Pair) -> None:
+    found = diagnose(load_config(["lab"]))
+    assert found["geometry_from"] == "config"
+    assert found["geometry"]["teacher"]["parameters"] == lab_pair.teacher.geometry.parameters
+    assert found["runs_here"]
+
+
+def test_a_rope_base_that_contradicts_the_model_is_refused(lab_pair: Pair) -> None:
+    check_rope_base(lab_pair, lab_pair.teacher.geometry.rope_theta, None)
+    with pytest.raises(ConfigError, match="student_rope_base"):
+        check_rope_base(lab_pair, None, 123.0)
+
+
+def test_a_model_whose_rope_would_be_undone_wrongly_is_refused() -> None:
+    from helmas_core.models import pair as pair_module
+    from helmas_core.models.rope import Rope
+
+    model, other = tiny_model(), tiny_model(rope_parameters={"rope_type": "default", "rope_theta": 50.0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_module, "Rope", lambda _: Rope(other))
+        with pytest.raises(PairError, match="RoPE cannot be undone"):
+            pair_module.freeze("tiny", model)
