@@ -97,7 +97,7 @@ class TrainConfig(Section):
     seed: int = 0
     allow_test_split: bool = False
     calibration_items: Positive = Field(
-        256, description="items that statistics and the closed-form start are fitted on"
+        default=256, description="items that statistics and the closed-form start are fitted on"
     )
     continuation: Fraction = Field(default=0.0, description="share of functional batches that continue the source text")
     continuation_tokens: Positive = 64

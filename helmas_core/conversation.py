@@ -20,7 +20,7 @@ from helmas_core.evaluation.arms import stopped
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.inject import generate
 from helmas_core.models.pair import Member, Pair
-from helmas_core.models.tokens import decode, encode, endings, pad_left
+from helmas_core.models.tokens import decode, encode, encode_start, endings, pad_left
 
 CUE = "\nThe final answer is:"
 _SENTENCE = re.compile(r"(?<=[.;!?\n])\s*(?=\S)")
@@ -87,7 +87,8 @@ class Conversation:
     def _prompt(self, text: str, before: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
         """(what the teacher reads, what opens the answer) as ids."""
         source, query = self.pair.template(text, before) if self.pair.template else _plain(text, before)
-        return encode(self.pair.tokenizer, source), encode(self.pair.tokenizer, query)
+        opening = encode_start(self.pair.tokenizer, source, self.pair.template)
+        return opening, encode(self.pair.tokenizer, query)
 
     def _think(self, turn: Turn, source: list[int], query: list[int]) -> list[int]:
         """The teacher's own reasoning after the prompt, as ids that follow `source`."""
@@ -138,7 +139,14 @@ class Conversation:
             finished=lambda row: stopped(self.pair, row, stop),
             on_token=stream,
         ).tokens[0]
-        turn.text = decode(self.pair.tokenizer, written).strip()
+        whole = decode(self.pair.tokenizer, written)
+        whole = (
+            min((whole.split(mark)[0] for mark in stop if mark in whole.lstrip()), key=len, default=whole)
+            if stop
+            else whole
+        )
+        say(whole[len(said) :])  # what came with the stop, or waited for the rest of a character
+        turn.text = whole.strip()
         turn.tokens = len(written)
         turn.seconds["answer"] = time.perf_counter() - begin
 

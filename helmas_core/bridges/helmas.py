@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from helmas_core.bridges.base import Bridge
@@ -35,6 +35,12 @@ class HelmasOptions(Section):
     student_rope_base: float | None = None
     start: Literal["ridge", "random", "identity"] = "ridge"
     ridge: Annotated[float, Field(gt=0)] = 0.01
+
+    @model_validator(mode="after")
+    def _identity_needs_heads(self) -> HelmasOptions:
+        if self.start == "identity" and self.projector_input != "head":
+            raise ValueError('start = "identity" needs projector_input = "head"')
+        return self
 
 
 class HelmasBridge(Bridge):
@@ -114,14 +120,14 @@ class HelmasBridge(Bridge):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[KVCache, KVCache]]) -> dict[str, Any]:
-        pairs = list(batches)
+        pairs = [(state.to("cpu"), own.to("cpu")) for state, own in batches]  # many tokens: not on the GPU
         self._fit_statistics(pairs)
         if self.options.start == "random":
             return {"start": "random"}
         if self.options.start == "identity":
             return self._start_identity()
         solvers = [Ridge(self.options.ridge) for _ in self.projectors]
-        for state, own in pairs:
+        for state, own in ((s.to(self.source.mean.device), o.to(self.source.mean.device)) for s, o in pairs):
             inputs = self._inputs(self._standard(state, self.ropes and self.ropes[0], self.source))
             for solver, x, y in zip(solvers, inputs, self._targets(own), strict=True):
                 solver.add(x, y, self._row_mask(state, x))
@@ -141,7 +147,8 @@ class HelmasBridge(Bridge):
         assert self.ropes is not None
         full = self.options.rope_handling == "full"
         for side, statistics, rope in ((0, self.source, self.ropes[0]), (1, self.target, self.ropes[1])):
-            caches = (rope.unrotate(pair[side]) if full else pair[side] for pair in pairs)
+            placed = (pair[side].to(self.source.mean.device) for pair in pairs)
+            caches = (rope.unrotate(cache) if full else cache for cache in placed)
             statistics.measure((*c.stacked(), c.mask) for c in caches)
 
     def _targets(self, own: KVCache) -> list[Tensor]:

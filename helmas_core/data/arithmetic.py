@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from helmas_core.data.item import Item, pool
 
-STEPS = 5
+STEPS = 4
 _LETTERS = "abcdefghkmnprstuvwxyz"
 _UNITS = "379"  # multipliers that are invertible modulo 10, so no step erases the chain
 

@@ -71,6 +71,7 @@ class Task:
     stop: tuple[str, ...] = ("\n",)
     few_shot: tuple[Example, ...] = ()
     reasons: bool = False
+    grouped: bool = False  # the file is sorted by subject, so its first items say little about all
 
     def parse(self, text: str, cued: bool = True) -> str | None:
         """The answer in generated `text`: `cued` after a hand-off's query, not `cued` after a chain of thought."""
@@ -128,7 +129,7 @@ _TASKS = (
         few_shot=MATHEMATICS,
     ),
     _letters("arc", records.arc, "question choices answerKey", Hub("allenai/ai2_arc", "ARC-Challenge")),
-    _letters("mmlu", records.mmlu, "question choices answer", Hub("cais/mmlu", "all"), splits=MMLU),
+    _letters("mmlu", records.mmlu, "question choices answer", Hub("cais/mmlu", "all"), splits=MMLU, grouped=True),
     _letters("openbookqa", records.openbookqa, "question_stem choices answerKey", Hub("allenai/openbookqa", "main")),
     Task(
         "openhermes",
@@ -186,8 +187,8 @@ def load_items(
         # every run is scored on the same items, whatever it was trained on
         return task.generator(split, count, seed if learnt else 0)
     items = _items(task, split, data_dir)
-    if learnt:
-        random.Random(f"{task.name}/{split}/{seed}").shuffle(items)
+    if learnt or task.grouped:
+        random.Random(f"{task.name}/{split}/{seed if learnt else 0}").shuffle(items)
     return items[:limit]
 
 

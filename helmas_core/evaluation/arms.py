@@ -102,12 +102,12 @@ def batches(examples: Sequence[Example], size: int) -> list[Batch]:
         kinds.setdefault((example.task.name, bool(example.choices)), []).append(example)
     found = []
     for kind in kinds.values():
-        donors = [kind[_partner(i, len(kind))] for i in range(len(kind))]
+        donors = [kind[_donor(i, kind)] for i in range(len(kind))]
         found += [Batch(kind[i : i + size], donors[i : i + size]) for i in range(0, len(kind), size)]
     return found
 
 
-def _partner(index: int, count: int) -> int:
-    """Swap neighbours; an odd one at the end takes the one before it."""
-    partner = index ^ 1
-    return partner if partner < count else index - 1
+def _donor(index: int, kind: Sequence[Example]) -> int:
+    """The nearest in length whose source is another; the item itself where all are the same."""
+    others = [i for i, other in enumerate(kind) if other.source != kind[index].source]
+    return min(others, key=lambda i: (abs(i - index), (i ^ 1) != index), default=index)

@@ -85,9 +85,12 @@ def evaluate_examples(
     progress: Progress,
 ) -> dict[str, Any]:
     """The same for examples that are at hand."""
-    if "deranged" in arms and len(examples) < 2:
-        raise ConfigError("the deranged arm needs two items or more", where="eval.limit", fix="raise --limit")
     runner, groups = Arms(pair, bridge, config.eval.max_new_tokens), batches(examples, config.eval.batch)
+    if "deranged" in arms and any(
+        e.source == d.source for g in groups for e, d in zip(g.examples, g.donors, strict=True)
+    ):
+        fix = "raise --limit, or leave the arm out with --arms"
+        raise ConfigError("the deranged arm needs items with different sources", where="eval.arms", fix=fix)
     tallies = {arm: Tally() for arm in arms}
     progress.start("evaluate", len(groups) * len(arms))
     for index, group in enumerate(groups):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
@@ -16,7 +17,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return round(float(interval.low), 4), round(float(interval.high), 4)
 
 
-def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], seed: int = 0) -> dict[str, object]:
+def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], seed: int = 0) -> dict[str, Any]:
     """Difference of two arms' accuracy on the same items: delta, 95 % paired bootstrap interval, McNemar's exact p."""
     difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     draws = np.random.default_rng(seed).integers(0, len(difference), (RESAMPLES, len(difference)))

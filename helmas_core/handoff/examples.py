@@ -10,7 +10,7 @@ from helmas_core.data.prompts import Prompt
 from helmas_core.data.tasks import Task
 from helmas_core.errors import DataError
 from helmas_core.models.pair import Pair
-from helmas_core.models.tokens import encode, endings
+from helmas_core.models.tokens import encode, encode_start, endings
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,16 @@ def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt) -> Example:
 
     choices = tuple(_single(ids(choice), choice, item) for choice in prompt.choices)
     ending = () if choices else _ending(pair, prompt)
+
+    def opening(text: str) -> tuple[int, ...]:
+        return tuple(encode_start(pair.tokenizer, text, pair.template))
+
     return Example(
         item,
         task,
-        ids(prompt.source),
+        opening(prompt.source),
         ids(prompt.query),
-        ids(prompt.alone),
+        opening(prompt.alone),
         ids(prompt.target) + ending,
         choices,
         prompt.stop,

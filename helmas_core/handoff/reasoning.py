@@ -10,14 +10,15 @@ from helmas_core.data.prompts import render
 from helmas_core.data.tasks import Task
 from helmas_core.models.inject import generate
 from helmas_core.models.pair import Pair
-from helmas_core.models.tokens import decode, encode, endings, pad_left
+from helmas_core.models.tokens import decode, encode_start, endings, pad_left
 from helmas_core.progress import Progress
 
 
 def think(config: Config, pair: Pair, task: Task, items: Sequence[Item], progress: Progress) -> list[str]:
     """One reasoning text per item, cut before the cue that asks for the answer, in the items' order."""
     cue = task.cue.strip()
-    sources = [encode(pair.tokenizer, render(task, item, "reasoning", pair.template, "").source) for item in items]
+    prompts = [render(task, item, "reasoning", pair.template, "").source for item in items]
+    sources = [encode_start(pair.tokenizer, prompt, pair.template) for prompt in prompts]
     order = sorted(range(len(items)), key=lambda i: len(sources[i]))
     texts, size = [""] * len(items), config.eval.batch
     progress.start(f"teacher thinks about {task.name}", len(items))

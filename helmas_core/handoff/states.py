@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
+
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.pair import Member
 from helmas_core.models.tokens import pad_left
@@ -34,14 +36,19 @@ class States:
             on_read(len(group))
 
     def read(self, sources: Sequence[Ids]) -> KVCache:
-        """The batch of caches of `sources`, from memory if all of them are there."""
-        if not all(source in self.kept for source in sources):
+        """The batch of caches of `sources`; the model runs only for those that are not in memory."""
+        missing = [source for source in sources if source not in self.kept]
+        if len(missing) == len(sources):
             return self._run(sources)
-        return KVCache.join([self.kept[source] for source in sources]).to(self.member.model.device)
+        device = self.member.model.device
+        fresh = self._run(missing) if missing else None
+        rows = iter([] if fresh is None else [fresh.row(index) for index in range(len(missing))])
+        return KVCache.join([self.kept[s].to(device) if s in self.kept else next(rows) for s in sources])
 
     def _run(self, sources: Sequence[Ids]) -> KVCache:
         model = self.member.model
-        return capture(model, *pad_left(sources, self.pad, model.device))
+        with torch.autocast(model.device.type, enabled=False):  # the same numbers inside training as outside
+            return capture(model, *pad_left(sources, self.pad, model.device))
 
     def _keep(self, group: Sequence[Ids]) -> None:
         read = self._run(group)

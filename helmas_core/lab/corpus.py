@@ -21,7 +21,7 @@ def relay_document(rng: random.Random, facts: int = relay.FACTS) -> list[Piece]:
     return [*pieces, ("\n", True)]
 
 
-def arithmetic_document(rng: random.Random, steps: int = arithmetic.STEPS) -> tuple[list[Piece], list[int]]:
+def arithmetic_document(rng: random.Random, steps: int) -> tuple[list[Piece], list[int]]:
     """A program and the value of its last variable, and the value that each `STEP_END` in it closes."""
     program, values = arithmetic.split_chain(rng, "train", steps)
     name, value = values[-1]
@@ -44,5 +44,5 @@ def texts(count: int, seed: int) -> Iterator[str]:
     """Plain text to fit the tokenizer on."""
     rng = random.Random(seed)
     for index in range(count):
-        document = relay_document(rng) if index % 2 else arithmetic_document(rng)[0]
+        document = relay_document(rng) if index % 2 else arithmetic_document(rng, 5)[0]
         yield "".join(text for text, _ in document)

@@ -29,11 +29,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from helmas_core.data import arithmetic
 from helmas_core.lab.corpus import STEP_END, Piece, arithmetic_document, copy_document, relay_document, texts
 from helmas_core.lab.prime import prime
 
 END = "<|end|>"
+LONGEST = 5  # steps of a chain in training, one more than the task asks for
 VOCABULARY = 1024
 _SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s"
 _COMMON: dict[str, Any] = {
@@ -134,6 +134,7 @@ class Recipe:
     theta: float
     quiet: float
     matching: int
+    scale: float
     bf16: bool
     chains: int = 40
     stories: int = 16
@@ -141,22 +142,26 @@ class Recipe:
 
     def longest(self, step: int) -> int:
         """Chains get one step longer with every tenth of the training."""
-        return min(arithmetic.STEPS, 2 + 10 * step // self.steps)
+        return min(LONGEST, 2 + 10 * step // self.steps)
 
 
 RECIPES = {
-    "teacher": Recipe(1600, 2e-3, theta=1e6, quiet=0.03, matching=1, bf16=True),
-    "student": Recipe(1400, 2e-3, theta=1e5, quiet=0.03, matching=2, bf16=False),
+    "teacher": Recipe(
+        1300, 2e-3, theta=1e6, quiet=0.03, matching=1, scale=0.2, bf16=True, chains=48, stories=6, copies=4
+    ),
+    "student": Recipe(1400, 2e-3, theta=1e5, quiet=0.03, matching=2, scale=1.0, bf16=False),
 }
 
 
 def train(model: PreTrainedModel, encode: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> None:
     """Both models read the same text. Only one with more layers than a chain has steps gets deep supervision: a
     shallower one has no room for it."""
-    deep = model.config.num_hidden_layers >= arithmetic.STEPS + 2
+    deep = model.config.num_hidden_layers >= LONGEST + 2
     head = torch.nn.Linear(model.config.hidden_size, 10)
     step_end = encode(STEP_END).input_ids[0]
-    optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(
+        [*(p for p in model.parameters() if p.requires_grad), *head.parameters()], betas=(0.9, 0.98), weight_decay=0.01
+    )
     rng, begin = random.Random(seed), time.time()
     for step in range(recipe.steps):
         for group in optimiser.param_groups:
@@ -168,7 +173,7 @@ def train(model: PreTrainedModel, encode: PreTrainedTokenizerFast, recipe: Recip
             ids, weights = batch([pieces for pieces, _ in chains], encode)
             a, a_right, states = step_loss(model, ids, weights)
             r, r_right, _ = step_loss(model, *batch(stories, encode))
-            c, c_right, _ = step_loss(model, *pad(*zip(*copies, strict=True)))
+            c, c_right, _ = step_loss(model, *pad([ids for ids, _ in copies], [asked for _, asked in copies]))
         v, v_right = value_loss(head, states, ids.eq(step_end), [v for _, values in chains for v in values])
         optimiser.zero_grad(set_to_none=True)
         (a + r + c + (v if deep else 0 * v)).backward()
@@ -191,7 +196,10 @@ def main() -> None:
         if options.only in (None, name):
             torch.manual_seed(seed)
             model = build().train()
-            prime(model, RECIPES[name].theta, RECIPES[name].quiet, RECIPES[name].matching)
+            recipe = RECIPES[name]
+            family = None if name == "teacher" else Qwen3ForCausalLM.from_pretrained(options.out / "teacher")
+            prime(model, recipe.theta, recipe.quiet, recipe.matching, recipe.scale, family)
+            model.get_input_embeddings().requires_grad_(family is None)
             print(json.dumps({"model": name, "parameters": model.num_parameters()}), flush=True)
             train(model, encode, RECIPES[name], seed)
             model.to(torch.float16).save_pretrained(options.out / name)

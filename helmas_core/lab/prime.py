@@ -8,10 +8,10 @@ examples; from here, training takes minutes. Everything is trained on from there
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 REACH = 120  # tokens over which a match must survive RoPE
 CONSTANT = 4.0  # size of the embeddings' constant channel, in units of the others
@@ -24,16 +24,28 @@ def _slow_channels(frequencies: Tensor, head_dim: int) -> list[int]:
 
 
 @torch.no_grad()
-def prime(model: PreTrainedModel, theta: float, quiet: float, matching: int) -> None:
-    """Set the heads up in place, `matching` layers of the second kind; what layers add besides is scaled by `quiet`."""
+def prime(
+    model: Any,
+    theta: float,
+    quiet: float,
+    matching: int,
+    scale: float,
+    family: Any = None,
+) -> None:
+    """Set the heads up in place, `matching` layers of the second kind; what layers add besides is scaled by `quiet`.
+    With `family`, words mean what they mean to that model: see `_shared_words`.
+    `scale` is the size of the residual stream: the smaller, the sooner what training adds to it counts."""
     config = model.config
     width, dim = config.hidden_size, config.head_dim
     frequencies = theta ** (-torch.arange(dim // 2) / (dim // 2))
     slow = _slow_channels(frequencies, dim)
     embeddings = model.get_input_embeddings().weight
     embeddings.normal_(0, 1 / math.sqrt(width))
-    embeddings[:, 0] = CONSTANT / math.sqrt(width)
     content = torch.randn(len(slow), width - 1) / math.sqrt(width - 1)
+    if family is not None:
+        embeddings[:, 1:] = _shared_words(family, width - 1, len(slow)) / math.sqrt(width)
+        content = torch.eye(len(slow), width - 1)
+    embeddings[:, 0] = CONSTANT / math.sqrt(width)
     before = torch.linalg.qr(torch.randn(width, len(slow)))[0]  # where layer 0 writes the token before
     for index, layer in enumerate(model.model.layers):
         layer.mlp.down_proj.weight.mul_(quiet)
@@ -41,20 +53,38 @@ def prime(model: PreTrainedModel, theta: float, quiet: float, matching: int) -> 
         for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
             part.weight.normal_(0, 0.02)
         attention.o_proj.weight.mul_(0.2)
-        if hasattr(attention, "q_norm"):
+        if hasattr(attention, "q_norm") and index <= matching:
             attention.q_norm.weight.fill_(3.0)  # normalised queries and keys need a sharper softmax
         views = _views(attention, config)
         if index == 0:
             _token_before(*views, frequencies, slow, content, before)
         elif index <= matching:
             _equal_token(*views, slow, content, before)
+        attention.o_proj.weight.mul_(scale)
+        layer.mlp.down_proj.weight.mul_(scale)
+    embeddings.mul_(scale)
 
 
-def _views(attention: torch.nn.Module, config: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _shared_words(family: Any, width: int, kept: int) -> Tensor:
+    """Embeddings of `family`, projected to `width` channels of unit variance: models of one family see words alike,
+    and a bridge can only translate words that it never met if they do. The first `kept` channels are what the
+    family's first layer tells a token of the one before it."""
+    words = family.get_input_embeddings().weight.float()
+    words = words - words.mean(0)
+    first = family.model.layers[0]
+    values = first.self_attn.v_proj.weight.float() * first.input_layernorm.weight.float()
+    told = values[: family.config.head_dim]
+    leading = torch.linalg.svd(told, full_matrices=False)[2][:kept]
+    basis = torch.linalg.qr(torch.cat((leading, values, torch.randn(width, words.shape[1]))).T)[0][:, :width]
+    projected = words @ basis
+    return projected / projected.std(0)
+
+
+def _views(attention: Any, config: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The projections by head: q [Hq, D, width], k and v [H, D, width], o [width, Hq, D]."""
-    width, dim = config.hidden_size, config.head_dim  # type: ignore[attr-defined]
+    width, dim = config.hidden_size, config.head_dim
     q, k, v = (getattr(attention, name).weight.view(-1, dim, width) for name in ("q_proj", "k_proj", "v_proj"))
-    return q, k, v, attention.o_proj.weight.view(width, -1, dim)  # type: ignore[union-attr, operator]
+    return q, k, v, attention.o_proj.weight.view(width, -1, dim)
 
 
 def _token_before(

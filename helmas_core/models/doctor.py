@@ -47,7 +47,7 @@ def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | 
     try:
         problems = find_problems(config)
         configs = (read_config(pair.teacher, pair.teacher_revision), read_config(pair.student, pair.student_revision))
-        if any(problem.severity == "error" and "attention" in problem.what for problem in problems):
+        if any(p.severity == "error" and p.where in ("teacher", "student") for p in problems):
             return problems, None, "config"
         return problems, (_counted(configs[0]), _counted(configs[1])), "config"
     except PairError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from helmas_core.models.tokens import ChatTemplate, chat_template, content_hash
 
 Result = TypeVar("Result")
 LAB = "lab:"
+_HALF_SPLIT = ("phi3", "gpt_neox")  # fused projections, known to rotate by halves
 _MAX_RESIDUAL = 0.02  # bf16 keys differ by about .003 from their fp32 projection; a wrong angle by about 1
 
 
@@ -183,6 +185,8 @@ def freeze(source: str, model: PreTrainedModel) -> Member:
     rope = Rope(model)
     ids = torch.arange(2, 18, device=model.device)[None] % model.config.get_text_config().vocab_size
     residual = rope_residual(model, rope, ids)
+    if math.isnan(residual) and model.config.model_type not in _HALF_SPLIT:
+        raise PairError("its way of rotating keys cannot be checked", where=source, fix="use another model")
     if residual > _MAX_RESIDUAL:
         raise PairError(f"its RoPE cannot be undone (residual {residual:.2g})", where=source, fix="use another model")
     revision = getattr(model.config, "_commit_hash", None)
@@ -190,11 +194,11 @@ def freeze(source: str, model: PreTrainedModel) -> Member:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A short hash of some weights, so that a fine-tuned sibling is not taken for the model itself."""
-    names = sorted(name for name, p in model.named_parameters() if p.dim() == 1)
+    """A short hash of some weights of every tensor, so that a fine-tuned sibling is not taken for the model itself."""
     digest = hashlib.sha256()
-    for name in (*names[:4], *names[-4:]):
-        digest.update(model.get_parameter(name).detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    for name, parameter in sorted(model.named_parameters()):
+        part = parameter.detach().flatten()[:: max(1, parameter.numel() // 64)]
+        digest.update(name.encode() + part.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

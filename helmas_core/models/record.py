@@ -63,9 +63,10 @@ def attention_of(model: PreTrainedModel) -> str:
 def record_queries(model: PreTrainedModel) -> Iterator[Recording]:
     """Record the forward passes inside; the model's own backend comes back whatever happens."""
     before = attention_of(model)
-    name = _PREFIX + before
-    AttentionInterface.register(name, _recording_attention(before))
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[before])
+    backend = before if before in ("eager", "sdpa") else "sdpa"  # transformers looks a flash backend up by its name
+    name = _PREFIX + backend
+    AttentionInterface.register(name, _recording_attention(backend))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[backend])
     recording = Recording()
     token = _active.set(recording)
     model.set_attn_implementation(name)

@@ -39,7 +39,10 @@ class ChatTemplate:
         mark = "\x02helmas\x03"
         turns = [turn for user, answer in earlier for turn in (("user", user), ("assistant", answer))]
         messages = [{"role": role, "content": text} for role, text in [*turns, ("user", mark)]]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # Templates that know no thinking mode ignore the last flag; a written-out monologue would be cut off.
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
         before, after = str(text).split(mark)
         return before, after
 
@@ -56,6 +59,14 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, wanted: bool) -> ChatTempl
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of `text` alone, with nothing added."""
     return tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+def encode_start(tokenizer: PreTrainedTokenizerBase, text: str, template: ChatTemplate | None) -> list[int]:
+    """Ids of a text that opens a sequence: with the beginning token, where the tokenizer adds one and no template
+    has written it."""
+    ids = encode(tokenizer, text)
+    opening = tokenizer("a").input_ids[:1] if template is None else []
+    return [*opening, *ids] if opening == [tokenizer.bos_token_id] else ids
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import StageConfig, TrainConfig
-from helmas_core.errors import TrainingError
+from helmas_core.errors import ConfigError, TrainingError
 from helmas_core.handoff.examples import Example
 from helmas_core.models.hardware import GIB
 from helmas_core.progress import Progress
@@ -63,6 +63,8 @@ class Trainer:
     def __init__(self, objective: Objective, examples: Sequence[Example], config: TrainConfig) -> None:
         self.objective, self.examples, self.config = objective, examples, config
         device = objective.pair.device
+        if config.amp == "fp16" and device.type == "cpu":
+            raise ConfigError("fp16 autocast needs a GPU", where="train.amp", fix='set it to "bf16" or "off"')
         precision = "no" if config.amp == "off" else config.amp
         self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
         bridge = objective.bridge.requires_grad_(True).train()
@@ -99,6 +101,7 @@ class Trainer:
                 return done
             if done % self.config.eval_every == 0 and not last:
                 on_eval(step)
+                meter = Meter()
         return len(steps)
 
     def used(self) -> list[int]:

@@ -31,10 +31,11 @@ def attention_output(
     """softmax(QKᵀ · scale) V over the cached tokens: query [B, Hq, N, D], key and value [B, H, T, D], mask [B, T]
     → [B, Hq, N, D], fp32. Query heads share KV heads in groups."""
     groups = query.shape[1] // key.shape[1]
-    key, value = (t.float().repeat_interleave(groups, 1) for t in (key, value))
-    logits = query.float() @ key.transpose(-1, -2) * scale
-    logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    return logits.masked_fill(~mask[:, None, None], float("-inf")).softmax(-1) @ value
+    with torch.autocast(query.device.type, enabled=False):  # it would turn both products into bf16
+        key, value = (t.float().repeat_interleave(groups, 1) for t in (key, value))
+        logits = query.float() @ key.transpose(-1, -2) * scale
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        return logits.masked_fill(~mask[:, None, None], float("-inf")).softmax(-1) @ value
 
 
 def attention_consistency(recording: Recording, predicted: KVCache, target: KVCache, following: Tensor) -> Tensor:

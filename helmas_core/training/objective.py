@@ -39,10 +39,14 @@ class Objective:
         self, examples: Sequence[Example], weights: Mapping[Any, float], rng: random.Random
     ) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum and each unweighted term."""
-        state, own = self.states(examples)
+        sources = [example.source for example in examples]
+        compared = self.bridge.mode == "fuse" or weights.keys() != {"ce"}
+        state = self.teacher_states.read(sources)
+        own = self.student_states.read(sources) if compared else None
         translated = self.bridge.translate(state)
         terms: dict[str, Tensor] = {}
         if "cache_mse" in weights:
+            assert own is not None
             terms["cache_mse"] = losses.cache_mse(translated, self.bridge.standard_form(own), state.mask)
         if weights.keys() - {"cache_mse"}:
             following = choose(examples, self.config, rng, self.pair.pad, self.pair.device)
@@ -52,14 +56,17 @@ class Objective:
         return total, {name: term.item() for name, term in terms.items()}
 
     def _functional(
-        self, cache: KVCache, own: KVCache, following: Following, weights: Mapping[str, Any]
+        self, cache: KVCache, own: KVCache | None, following: Following, weights: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """Losses on what the student makes of the cache. A continuation sees only the source before it."""
         student, terms = self.pair.student.model, {}
-        cache, own = cache.keep_first(following.visible), own.keep_first(following.visible)
-        reference, recording = self._reference(own, following) if {"attention", "kl"} & weights.keys() else (None, None)
+        cache = cache.keep_first(following.visible)
+        reference, recording = None, None
+        if own is not None:
+            own = own.keep_first(following.visible)
+            reference, recording = self._reference(own, following)
         if "attention" in weights:
-            assert recording is not None
+            assert recording is not None and own is not None
             scored = (following.labels != losses.IGNORE) & following.mask.bool()
             terms["attention"] = losses.attention_consistency(recording, cache, own, scored)
         if {"ce", "kl"} & weights.keys():

@@ -19,7 +19,7 @@ from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress
-from helmas_core.runs import Run
+from helmas_core.runs import Run, write_text
 from helmas_core.training import checkpoint
 from helmas_core.training.loop import Step, Trainer, plan
 from helmas_core.training.objective import Objective
@@ -39,7 +39,8 @@ class Session:
         refuse_test_split(self.config)
         torch.manual_seed(self.config.train.seed)
         bridge = build_bridge(self.config.bridge, self.pair)
-        examples, validation = self._examples("train"), self._examples("validation")
+        examples = self._examples("train")
+        validation = self._examples("validation") if self.config.train.eval_samples else []
         refuse_overlap(examples, validation)
         objective = Objective(self.pair, bridge, self.config.train)
         trainer = Trainer(objective, examples, self.config.train)
@@ -115,8 +116,8 @@ class Session:
     def _trim_metrics(self, step: int) -> None:
         """Drop what was logged after the checkpoint, so that no step stands in the file twice."""
         lines = self.run.metrics.read_text().splitlines() if self.run.metrics.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self.run.metrics.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line in lines if (_step_of(line) or 0) <= step and _step_of(line) is not None]
+        write_text(self.run.metrics, "".join(line + "\n" for line in kept))
 
     def _log(self, step: Step, figures: dict[str, float]) -> None:
         self.losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
@@ -173,6 +174,14 @@ class Session:
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self.begin, 2)
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a metrics line; None for one that a killed process left half written."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 @torch.no_grad()

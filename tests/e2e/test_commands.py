@@ -31,7 +31,7 @@ def document(done: subprocess.CompletedProcess[str]) -> Any:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bridge for the lab pair, trained for a short while; its folder."""
     folder = tmp_path_factory.mktemp("work")
-    quick = ("-s", "train.steps=120", "-s", "train.eval_samples=24", "-s", "data.limit=3000")
+    quick = ("-s", "train.steps=120", "-s", "train.eval_samples=12", "-s", "data.limit=3000")
     found = document(helmas("train", "-p", "lab", *quick, "-o", "runs/quick", "--json", "-q", cwd=folder))
     assert found["command"] == "train"
     assert found["steps"] == 120

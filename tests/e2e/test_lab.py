@@ -16,7 +16,10 @@ from helmas_core.progress import Silent
 
 pytestmark = pytest.mark.e2e
 FOLDER = Path(helmas_core.lab.__file__).parent
-SHA256 = {"teacher": "", "student": ""}
+SHA256 = {
+    "teacher": "e8a45ee1c9c0f534c65d7cfa4988262dd2dcda26c84914efb09a9d2cc7aa7c9a",
+    "student": "ef093e992ae0f0d42479044c197ada56ad711b98d96aa2ba6a102859df7ffe1b",
+}
 
 
 @pytest.mark.parametrize("name", SHA256)

@@ -81,7 +81,7 @@ def test_tasks_do_not_share_a_batch(lab_pair: Pair) -> None:
 
 def test_fused_donors_have_the_items_own_length(lab_pair: Pair) -> None:
     arms, [batch] = _arms(lab_pair, "fuse"), batches(_examples(lab_pair, "relay", 4), 4)
-    foreign = arms._foreign(batch)  # pyright: ignore[reportPrivateUsage]
+    foreign = arms._foreign(batch)
     assert [len(ids) for ids in foreign] == [len(e.source) for e in batch.examples]
     assert all(ids != e.source for ids, e in zip(foreign, batch.examples, strict=True))
 

@@ -6,7 +6,7 @@ import pytest
 
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import load_config
-from helmas_core.conversation import Conversation, _plain, _split  # pyright: ignore[reportPrivateUsage]
+from helmas_core.conversation import Conversation, _plain, _split
 from helmas_core.errors import ConfigError
 from helmas_core.models.pair import Pair
 

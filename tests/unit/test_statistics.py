@@ -32,5 +32,5 @@ def test_equal_arms_differ_by_nothing() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_the_interval_holds_the_difference(pairs: list[tuple[bool, bool]]) -> None:
     found = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
-    low, high = found["ci"]  # type: ignore[misc]
-    assert low - 1e-3 <= found["delta"] <= high + 1e-3  # type: ignore[operator]
+    low, high = found["ci"]
+    assert low - 1e-3 <= found["delta"] <= high + 1e-3
