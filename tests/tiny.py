@@ -45,7 +45,7 @@ def tiny_model(
     torch.manual_seed(seed)
     kind, extra = _FAMILIES[family]
     shape: dict[str, Any] = dict(  # noqa: C408
-        vocab_size=512,
+        vocab_size=1024,
         hidden_size=heads * head_dim,
         intermediate_size=2 * heads * head_dim,
         num_hidden_layers=layers,

@@ -15,7 +15,7 @@ Blending = Literal["skip", "blend", "attention"]
 
 def centres(teacher_layers: int, student_layers: int) -> Tensor:
     """[Ls] fp32: the teacher layer, as a fraction, at each student layer's relative depth."""
-    return torch.linspace(0, teacher_layers - 1, student_layers)
+    return torch.arange(student_layers) * ((teacher_layers - 1) / max(1, student_layers - 1))
 
 
 class SkipBlend(nn.Module):

@@ -11,7 +11,7 @@ from helmas_core.evaluation.arms import Arms, Batch, batches
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.prepare import prepare
-from helmas_core.models.cache import capture
+from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
@@ -53,11 +53,17 @@ def test_own_equals_text_token_for_token(lab_pair: Pair, dataset: str) -> None:
 
 
 def test_a_spoilt_injection_shows_in_the_own_arm(lab_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check that `own` = `text` can fail: shift the positions by one."""
+    """The check that `own` = `text` can fail: hide the first half of the cache."""
     from helmas_core.models import inject
 
-    right = inject.new_positions
-    monkeypatch.setattr(inject, "new_positions", lambda cache, mask: right(cache, mask) + (cache is not None) * 3)
+    right = inject.attention_mask
+
+    def half(cache: KVCache | None, mask: torch.Tensor) -> torch.Tensor:
+        made = right(cache, mask)
+        made[:, : 0 if cache is None else cache.length // 2] = 0
+        return made
+
+    monkeypatch.setattr(inject, "attention_mask", half)
     config = load_config(["lab"])
     examples = _examples(lab_pair, "relay", 30)
     found = evaluate_examples(config, lab_pair, None, examples, ("text", "own"), "validation", Silent())

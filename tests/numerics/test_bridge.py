@@ -78,7 +78,7 @@ def test_any_option_fits_an_unequal_pair(unequal: Pair, options: dict[str, Any],
     assert [v.shape for v in made.values] == [v.shape for v in own.values]
     assert made.rotated
     assert all(torch.isfinite(t).all() for t in made.keys + made.values)
-    assert forward(unequal.student.model, made, *pad_left([[9, 8]] * 4, 0)).shape == (4, 2, 512)
+    assert forward(unequal.student.model, made, *pad_left([[9, 8]] * 4, 0)).shape == (4, 2, 1024)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -96,7 +96,7 @@ def test_a_hub_model_without_a_network_says_what_to_do() -> None:
 
 
 def test_a_bad_pair_is_refused_with_every_problem(tmp_path: Path, lab_pair: Pair) -> None:
-    config = LlamaConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, vocab_size=512)
+    config = LlamaConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, vocab_size=1024)
     config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     config.save_pretrained(tmp_path)
     lab_pair.tokenizer.save_pretrained(tmp_path)
