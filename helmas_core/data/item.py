@@ -21,7 +21,6 @@ class Item:
     private: str = ""
     reasoning: str = ""
     choices: tuple[str, ...] = ()
-    subject: str = ""
     cue: str = ""
 
 

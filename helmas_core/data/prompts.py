@@ -17,7 +17,6 @@ from helmas_core.errors import ConfigError, DataError
 
 Handoff = Literal["prompt", "reasoning"]
 
-INSTRUCTION = 'Reason in a few short sentences and end with one line: "The final answer is: ..."'
 BASELINE_STOP = ("\n\nQuestion:", "\nQuestion:")
 
 
@@ -48,24 +47,39 @@ def question_text(item: Item) -> str:
     return "\n".join([item.question.strip(), *lines])
 
 
+def told_text(item: Item) -> str:
+    """All that a teacher may be told before it reasons: private text, then the question."""
+    return "\n".join(filter(None, [item.private.strip(), question_text(item)]))
+
+
+def takes_reasoning(item: Item, handoff: Handoff) -> bool:
+    """Whether `render` puts reasoning into this hand-off: never for built-in items, which bring their own cue."""
+    return handoff == "reasoning" and not item.cue
+
+
 def render(
     task: Task, item: Item, handoff: Handoff, template: Template | None = None, reasoning: str | None = None
 ) -> Prompt:
     """The prompt of `item` for a hand-off; `template` is None for models without a chat format.
 
-    `reasoning` replaces the item's own (None); "" renders what a teacher reads before it writes its own.
-    Raises DataError for a reasoning hand-off of an item without reasoning. Private text and built-in tasks,
-    whose items bring their own cue, need none.
+    With reasoning, the teacher reads private text, question and reasoning, and the student's query is the cue alone.
+    Without, private text is all that the teacher reads of its item, and the question stands in the query.
+    `reasoning` replaces the item's own (None); "", from a teacher that wrote nothing, renders as the prompt hand-off.
+    Raises DataError for an item that takes reasoning and has none, unless it has private text to hand over.
     """
-    cue = item.cue or task.cue
+    cue, wanted = item.cue or task.cue, takes_reasoning(item, handoff)
+    thought = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
     opening, header = _user_turn(template, question_text(item))
     alone = opening + _after(header, cue)
-    if item.private:
+    if thought:
+        source, query = _with_reasoning(item, thought, cue, template)
+    elif item.private:
         source, query = _private(item, cue, template)
-    elif handoff == "prompt" or (item.cue and not reasoning):
-        source, query = _prompt_only(task, opening + header, cue)
+    elif wanted and reasoning is None:
+        fix = 'set data.handoff = "prompt", or data.reasoning = "generate"'
+        raise DataError("the item has no reasoning to hand over", where=item.id, fix=fix)
     else:
-        source, query = _with_reasoning(item, opening + header, reasoning), f"\n{cue.lstrip()}"
+        source, query = _prompt_only(task, opening + header, cue)
     choices = tuple(task.gap + letter for letter in LETTERS[: len(item.choices)])
     return Prompt(source, query, alone, task.gap + item.answer, task.stop, choices)
 
@@ -82,12 +96,9 @@ def _prompt_only(task: Task, head: str, cue: str) -> tuple[str, str]:
     return (head + query[:-1], query[-1:]) if task.kind == "letters" else (head, query)
 
 
-def _with_reasoning(item: Item, head: str, reasoning: str | None) -> str:
-    thought = (item.reasoning if reasoning is None else reasoning).strip()
-    if not thought and reasoning is None:
-        fix = 'set data.handoff = "prompt", or data.reasoning = "generate"'
-        raise DataError("the item has no reasoning to hand over", where=item.id, fix=fix)
-    return _after(head, f"\n{thought}") if thought else head
+def _with_reasoning(item: Item, thought: str, cue: str, template: Template | None) -> tuple[str, str]:
+    opening, header = _user_turn(template, told_text(item))
+    return _after(opening + header, f"\n{thought}"), f"\n{cue.lstrip()}"
 
 
 def _after(head: str, tail: str) -> str:
@@ -113,15 +124,21 @@ def baseline_prompt(task: Task, item: Item, template: Template | None = None) ->
 
     Parse what it writes with `cued=not task.reasons`. `source` + `query` spell the same text as `alone`.
     """
-    if not task.reasons:
-        prompt = render(task, item, "prompt", template)
-        return replace(prompt, alone=prompt.source + prompt.query)
+    if task.reasons:
+        return thinking_prompt(task, item, template)
+    prompt = render(task, item, "prompt", template)
+    return replace(prompt, alone=prompt.source + prompt.query)
+
+
+def thinking_prompt(task: Task, item: Item, template: Template | None = None) -> Prompt:
+    """`alone` makes a model reason in short form and close with the task's cue, private text and examples first."""
+    instruction = f'Reason in a few short sentences and end with one line: "{task.cue.strip()} ..."'
     shots = [(question, f"{why}{task.cue} {answer}") for question, why, answer in task.few_shot]
-    asked = "\n".join(filter(None, [item.private.strip(), question_text(item)]))
+    asked = told_text(item)
     if template is None:
         lines = [f"Question: {question}\nAnswer: {answer}" for question, answer in shots]
-        opening, header = "\n\n".join([INSTRUCTION, *lines, f"Question: {asked}\nAnswer:"]), ""
+        opening, header = "\n\n".join([instruction, *lines, f"Question: {asked}\nAnswer:"]), ""
     else:  # an instruct model takes its form from its own earlier turns, and rambles or guesses without them
-        turns = [(f"{INSTRUCTION}\n\n{question}", answer) for question, answer in shots]
-        opening, header = template(f"{INSTRUCTION}\n\n{asked}", turns)
+        turns = [(f"{instruction}\n\n{question}", answer) for question, answer in shots]
+        opening, header = template(f"{instruction}\n\n{asked}", turns)
     return Prompt(opening, header, opening + header, task.gap + item.answer, BASELINE_STOP)

@@ -38,9 +38,7 @@ def math(row: Row, index: int) -> Item:
     gold = boxed(solution)
     if gold is None or not tidy(gold):
         raise ValueError('field "solution" must hold \\boxed{answer}')
-    # the hub's copies call the subject "type" or "subject"
-    subject = str(row.get("type") or row.get("subject") or "")
-    return Item(str(index), text(row, "problem"), tidy(gold), reasoning=solution, subject=subject)
+    return Item(str(index), text(row, "problem"), tidy(gold), reasoning=solution)
 
 
 def arc(row: Row, index: int) -> Item:
@@ -66,8 +64,7 @@ def mmlu(row: Row, index: int) -> Item:
     answer = row["answer"]
     if not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise ValueError(f'field "answer" must be the index of a choice, got {answer!r}')
-    subject = str(row.get("subject", ""))
-    return Item(str(index), text(row, "question"), LETTERS[answer], choices=choices, subject=subject)
+    return Item(str(index), text(row, "question"), LETTERS[answer], choices=choices)
 
 
 def _choices(texts: Sequence[object], labels: int) -> tuple[str, ...]:
@@ -79,8 +76,7 @@ def _choices(texts: Sequence[object], labels: int) -> tuple[str, ...]:
 def openmathinstruct2(row: Row, index: int) -> Item | None:
     answer = tidy(text(row, "expected_answer"))
     reasoning = text(row, "generated_solution")
-    subject = str(row.get("problem_source", ""))
-    return Item(str(index), text(row, "problem"), answer, reasoning=reasoning, subject=subject) if answer else None
+    return Item(str(index), text(row, "problem"), answer, reasoning=reasoning) if answer else None
 
 
 def metamathqa(row: Row, index: int) -> Item | None:
@@ -89,8 +85,7 @@ def metamathqa(row: Row, index: int) -> Item | None:
     answer = tidy(end["answer"]) if end else ""
     if end is None or not answer:
         return None
-    reasoning, subject = response[: end.start()].strip(), str(row.get("type", ""))
-    return Item(str(index), text(row, "query"), answer, reasoning=reasoning, subject=subject)
+    return Item(str(index), text(row, "query"), answer, reasoning=response[: end.start()].strip())
 
 
 def openhermes(row: Row, index: int) -> Item | None:
@@ -99,7 +94,7 @@ def openhermes(row: Row, index: int) -> Item | None:
     turns = turns[1:] if turns and turns[0][0] == "system" else turns
     match turns:
         case [("human", question), ("gpt", answer), *_] if question and answer:
-            return Item(str(index), question, answer, subject=str(row.get("category") or ""))
+            return Item(str(index), question, answer)
         case _:
             return None
 

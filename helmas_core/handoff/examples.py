@@ -14,10 +14,25 @@ from helmas_core.models.tokens import encode, encode_start, endings
 
 
 @dataclass(frozen=True)
+class Thought:
+    """Reasoning that the teacher wrote: its text without the answer, and what it cost.
+
+    `tokens` counts all that was written; `seconds` is the item's equal part of its batch; `truncated` thoughts
+    reached data.reasoning_tokens before they came to an end.
+    """
+
+    text: str
+    tokens: int
+    seconds: float
+    truncated: bool
+
+
+@dataclass(frozen=True)
 class Example:
     """One item, tokenised piece by piece. `text` reads source + query; `student` alone reads `alone`.
 
-    `target` is the gold answer with its ending; `choices` are the single tokens that a letters task allows.
+    `target` is the gold answer with its ending; `choices` are the single tokens that a letters task allows;
+    `thought` is the reasoning in `source` where the teacher wrote it.
     """
 
     item: Item
@@ -28,9 +43,10 @@ class Example:
     target: tuple[int, ...]
     choices: tuple[int, ...]
     stop: tuple[str, ...]
+    thought: Thought | None = None
 
 
-def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt) -> Example:
+def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt, thought: Thought | None = None) -> Example:
     def ids(text: str) -> tuple[int, ...]:
         return tuple(encode(pair.tokenizer, text))
 
@@ -49,6 +65,7 @@ def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt) -> Example:
         ids(prompt.target) + ending,
         choices,
         prompt.stop,
+        thought,
     )
 
 

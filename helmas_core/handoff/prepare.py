@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from helmas_core.config import Config
+from helmas_core.data.item import Item
 from helmas_core.data.prompts import render
-from helmas_core.data.tasks import get_task, load_items
+from helmas_core.data.tasks import Task, get_task, load_items
 from helmas_core.errors import DataError
-from helmas_core.handoff.examples import Example, make_example
+from helmas_core.handoff.examples import Example, Thought, make_example
 from helmas_core.handoff.reasoning import think
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress
@@ -19,12 +20,16 @@ def prepare(config: Config, pair: Pair, split: str, limit: int | None, seed: int
     for name in data.dataset.split(","):
         task = get_task(name.strip())
         items = load_items(task, split, limit, seed, data.data_dir)
-        written = think(config, pair, task, items, progress) if _generates(config) else [None] * len(items)
-        prompts = [render(task, i, data.handoff, pair.template, w) for i, w in zip(items, written, strict=True)]
-        found += [make_example(pair, task, i, p) for i, p in zip(items, prompts, strict=True)]
+        thoughts = think(config, pair, task, items, progress) if _generates(config) else [None] * len(items)
+        found += [_example(config, pair, task, i, t) for i, t in zip(items, thoughts, strict=True)]
     if not found:
         raise DataError("no items", where=data.dataset, fix="choose another split or limit")
     return found
+
+
+def _example(config: Config, pair: Pair, task: Task, item: Item, thought: Thought | None) -> Example:
+    written = None if thought is None else thought.text
+    return make_example(pair, task, item, render(task, item, config.data.handoff, pair.template, written), thought)
 
 
 def _generates(config: Config) -> bool:

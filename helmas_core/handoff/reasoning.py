@@ -1,46 +1,102 @@
-"""Let the teacher write its own reasoning, batched; the hand-off then carries prompt and reasoning."""
+"""Let the teacher write its own reasoning, batched; the hand-off then carries prompt and reasoning.
+
+It thinks under the baseline's prompt, with an instruction and worked examples, so that it is terse and stops; only
+what it wrote goes into the hand-off.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from helmas_core.config import Config
 from helmas_core.data.item import Item
-from helmas_core.data.prompts import render
+from helmas_core.data.parse import same_answer
+from helmas_core.data.prompts import takes_reasoning, thinking_prompt
 from helmas_core.data.tasks import Task
+from helmas_core.handoff.examples import Example, Thought
+from helmas_core.models.hardware import clock
 from helmas_core.models.inject import generate
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import decode, encode_start, endings, pad_left
 from helmas_core.progress import Progress
 
+_TAIL = 24  # tokens that surely hold the words a thought ends with
 
-def think(config: Config, pair: Pair, task: Task, items: Sequence[Item], progress: Progress) -> list[str]:
-    """One reasoning text per item, cut before the cue that asks for the answer, in the items' order."""
-    cue = task.cue.strip()
-    prompts = [render(task, item, "reasoning", pair.template, "").source for item in items]
-    sources = [encode_start(pair.tokenizer, prompt, pair.template) for prompt in prompts]
-    order = sorted(range(len(items)), key=lambda i: len(sources[i]))
-    texts, size = [""] * len(items), config.eval.batch
-    progress.start(f"teacher thinks about {task.name}", len(items))
+
+def think(config: Config, pair: Pair, task: Task, items: Sequence[Item], progress: Progress) -> list[Thought | None]:
+    """One thought per item, in the items' order; None for an item whose hand-off takes no reasoning."""
+    asked = [i for i, item in enumerate(items) if takes_reasoning(item, config.data.handoff)]
+    thoughts: list[Thought | None] = [None] * len(items)
+    if not asked:
+        return thoughts
+    prompts = {i: thinking_prompt(task, items[i], pair.template).alone for i in asked}
+    sources = {i: encode_start(pair.tokenizer, prompt, pair.template) for i, prompt in prompts.items()}
+    order, size = sorted(asked, key=lambda i: len(sources[i])), config.eval.batch
+    progress.start(f"teacher thinks about {task.name}", len(order))
     for begin in range(0, len(order), size):
         rows = order[begin : begin + size]
-        for row, text in zip(rows, _write(config, pair, [sources[i] for i in rows], cue), strict=True):
-            texts[row] = text
+        for row, thought in zip(rows, _write(config, pair, task, [sources[i] for i in rows]), strict=True):
+            thoughts[row] = thought
         progress.update(min(begin + size, len(order)))
     progress.finish()
-    return texts
+    _warn(config, task, [thought for thought in thoughts if thought], progress)
+    return thoughts
 
 
-def _write(config: Config, pair: Pair, sources: Sequence[list[int]], cue: str) -> list[str]:
-    def finished(tokens: list[int]) -> bool:
-        return cue in pair.tokenizer.decode(tokens[-24:])
-
+def _write(config: Config, pair: Pair, task: Task, sources: Sequence[list[int]]) -> list[Thought]:
+    end, begin = _end_of_thought(task), clock(pair.device)
     written = generate(
         pair.teacher.model,
         None,
         *pad_left(sources, pair.pad, pair.device),
         config.data.reasoning_tokens,
         ends=endings(pair.tokenizer),
-        finished=finished,
+        finished=lambda tokens: end.search(str(pair.tokenizer.decode(tokens[-_TAIL:]))) is not None,
     )
-    return [decode(pair.tokenizer, row).split(cue)[0].strip() for row in written.tokens]
+    seconds = (clock(pair.device) - begin) / len(sources)
+    texts = [end.split(decode(pair.tokenizer, row), maxsplit=1)[0].strip() for row in written.tokens]
+    found = zip(texts, written.tokens, written.truncated, strict=True)
+    return [Thought(text, len(row), seconds, truncated) for text, row, truncated in found]
+
+
+def _end_of_thought(task: Task) -> re.Pattern[str]:
+    """The task's cue in any case, bold or without its colon, or the next question that a base model makes up."""
+    words = task.cue.strip().removesuffix(":")
+    colon = "" if " " in words else ":"  # "answer" alone is a word like any other
+    return re.compile(rf"\**{re.escape(words)}{colon}|\nQuestion:", re.IGNORECASE)
+
+
+def _warn(config: Config, task: Task, thoughts: Sequence[Thought], progress: Progress) -> None:
+    if cut := sum(thought.truncated for thought in thoughts):
+        limit = f"data.reasoning_tokens = {config.data.reasoning_tokens}"
+        progress.note(f"{cut} of {len(thoughts)} thoughts about {task.name} were cut off at {limit}; raise it")
+    if empty := sum(not thought.text for thought in thoughts):
+        progress.note(f"{empty} of {len(thoughts)} thoughts about {task.name} are empty; these hand over the prompt")
+
+
+def summary_of_thoughts(examples: Sequence[Example]) -> dict[str, Any] | None:
+    """What the teacher wrote for `examples`, None if nothing.
+
+    How many thoughts; shares cut off, empty, and such that the task's parser reads the gold answer out of them;
+    seconds in all; mean tokens.
+    """
+    kept = [(example, example.thought) for example in examples if example.thought is not None]
+    if not kept:
+        return None
+    shares = {
+        "truncated": sum(thought.truncated for _, thought in kept),
+        "empty": sum(not thought.text for _, thought in kept),
+        "names_answer": sum(_names_answer(example, thought) for example, thought in kept),
+    }
+    return {
+        "generated": len(kept),
+        **{name: round(count / len(kept), 4) for name, count in shares.items()},
+        "seconds": round(sum(thought.seconds for _, thought in kept), 2),
+        "tokens": round(sum(thought.tokens for _, thought in kept) / len(kept), 1),
+    }
+
+
+def _names_answer(example: Example, thought: Thought) -> bool:
+    return same_answer(example.task, example.task.parse(thought.text, cued=False), example.item.answer)

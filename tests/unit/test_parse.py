@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from helmas_core.data.latex import boxed, spell, tidy, value
 from helmas_core.data.parse import parse_letter, parse_math, parse_number, parse_text, parse_whole, same_answer
 from helmas_core.data.tasks import get_task
 
+Parser = Callable[[str, bool], str | None]
+Golden = dict[Parser, list[tuple[str, str | None]]]
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
+AFTER_A_CUE: Golden = {
+    parse_number: [
         (" 18", "18"),
         (" $18 per day, not 20", "18"),
         (" 1,234", "1234"),
@@ -43,14 +45,28 @@ from helmas_core.data.tasks import get_task
         (" 1/0", "1"),
         ("", None),
     ],
-)
-def test_number_after_a_cue(text: str, answer: str | None) -> None:
-    assert parse_number(text, cued=True) == answer
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
+    parse_letter: [
+        (" C", "C"),
+        (" (C)", "C"),
+        (" C. Rain", "C"),
+        (" A) Frost", "A"),
+        (" A", "A"),
+        (" A is right", "A"),
+        (" b", "B"),
+        (" **D**", "D"),
+        (" $\\boxed{\\text{B}}$", "B"),
+        (" option B", "B"),
+        (" A planet that turns", None),
+        (" Because of rain", None),
+        (" Carbon", None),
+        (" A's", None),
+        (" vitamin C", None),
+        (" F", None),
+        ("", None),
+    ],
+}
+IN_FREE_TEXT: Golden = {
+    parse_number: [
         ("16 - 3 - 4 = 9 eggs. 9 * 2 = 18.\nThe final answer is: 18", "18"),
         ("The answer is 5. Wait, 5 + 3 = 8.\nThe final answer is: 8 dollars. Checked in 2 ways.", "8"),
         ("She makes 9 * 2 = 18.\n#### 18", "18"),
@@ -67,14 +83,7 @@ def test_number_after_a_cue(text: str, answer: str | None) -> None:
         ("I do not know.", None),
         ("9" * 300, None),
     ],
-)
-def test_number_in_free_text(text: str, answer: str | None) -> None:
-    assert parse_number(text) == answer
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
+    parse_math: [
         ("thus $\\boxed{\\dfrac{3}{4}}$.", "\\frac{3}{4}"),
         ("\\boxed{1} and then \\boxed{\\left(3, \\frac\\pi2\\right)}", "(3, \\frac\\pi2)"),
         ("\\boxed{x^{2}+{1}}", "x^{2}+{1}"),
@@ -90,9 +99,31 @@ def test_number_in_free_text(text: str, answer: str | None) -> None:
         ("\\boxed{unclosed", None),
         ("no idea", None),
     ],
-)
-def test_mathematics_in_free_text(text: str, answer: str | None) -> None:
-    assert parse_math(text) == answer
+    parse_letter: [
+        ("A planet is big. The correct answer is: C", "C"),
+        ("The answer is A. Then again, the answer is (D).", "D"),
+        ("A bird cannot be meant, so option B", "B"),
+        ("It must be (B).", "B"),
+        ("C. Rain", "C"),
+        ("It is (A) or (B)", None),
+        ("A cat sat on A mat", None),
+        ("CABBAGE", None),
+    ],
+}
+
+
+def cases(golden: Golden) -> list[tuple[Parser, str, str | None]]:
+    return [(parser, text, answer) for parser, table in golden.items() for text, answer in table]
+
+
+@pytest.mark.parametrize(("parser", "text", "answer"), cases(AFTER_A_CUE))
+def test_an_answer_after_a_cue(parser: Parser, text: str, answer: str | None) -> None:
+    assert parser(text, True) == answer
+
+
+@pytest.mark.parametrize(("parser", "text", "answer"), cases(IN_FREE_TEXT))
+def test_an_answer_in_free_text(parser: Parser, text: str, answer: str | None) -> None:
+    assert parser(text, False) == answer
 
 
 def test_mathematics_after_a_cue_is_the_first_line() -> None:
@@ -129,49 +160,6 @@ def test_mathematical_equality(one: str, two: str, same: bool) -> None:
     task = get_task("math")
     assert same_answer(task, one, two) is same
     assert same_answer(task, two, one) is same
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (" C", "C"),
-        (" (C)", "C"),
-        (" C. Rain", "C"),
-        (" A) Frost", "A"),
-        (" A", "A"),
-        (" A is right", "A"),
-        (" b", "B"),
-        (" **D**", "D"),
-        (" $\\boxed{\\text{B}}$", "B"),
-        (" option B", "B"),
-        (" A planet that turns", None),
-        (" Because of rain", None),
-        (" Carbon", None),
-        (" A's", None),
-        (" vitamin C", None),
-        (" F", None),
-        ("", None),
-    ],
-)
-def test_letter_after_a_cue(text: str, answer: str | None) -> None:
-    assert parse_letter(text, cued=True) == answer
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("A planet is big. The correct answer is: C", "C"),
-        ("The answer is A. Then again, the answer is (D).", "D"),
-        ("A bird cannot be meant, so option B", "B"),
-        ("It must be (B).", "B"),
-        ("C. Rain", "C"),
-        ("It is (A) or (B)", None),
-        ("A cat sat on A mat", None),
-        ("CABBAGE", None),
-    ],
-)
-def test_letter_in_free_text(text: str, answer: str | None) -> None:
-    assert parse_letter(text) == answer
 
 
 def test_text_takes_the_answering_line() -> None:

@@ -8,7 +8,16 @@ from itertools import product
 import pytest
 
 from helmas_core.data.item import Item
-from helmas_core.data.prompts import BASELINE_STOP, Handoff, Prompt, Template, baseline_prompt, render
+from helmas_core.data.prompts import (
+    BASELINE_STOP,
+    Handoff,
+    Prompt,
+    Template,
+    baseline_prompt,
+    render,
+    takes_reasoning,
+    thinking_prompt,
+)
 from helmas_core.data.tasks import REGISTRY, get_task
 from helmas_core.errors import ConfigError, DataError
 
@@ -16,6 +25,7 @@ USER, ASSISTANT = "<sys>\n<user>\n", "<end>\n<assistant>\n"
 SUM = Item("s", "What is 9 * 2?", "18", reasoning="9 * 2 = 18.")
 PICK = Item("p", "Which is liquid?", "B", choices=("ice", "rain"))
 FACT = Item("f", "What is Bo's door code?", "482", private="Bo's door code is 482.")
+DERIVED = Item("d", "What is Bo's code?", "18", private="Bo's code is 9 * 2.", reasoning="9 * 2 = 18.")
 CHAIN = Item("c", "mod 10: k=3; h=k*2;", "6", cue="\nh=")
 
 
@@ -78,8 +88,31 @@ def test_given_reasoning_replaces_the_gold_one() -> None:
     written = render(get_task("arc"), PICK, "reasoning", template, reasoning="Rain is water.\n")
     assert written.source.endswith(f"{ASSISTANT}Rain is water.")
     assert written.query == "\nThe correct answer is:"
-    opening = render(get_task("gsm8k"), SUM, "reasoning", template, reasoning="")
-    assert opening.source == f"{USER}What is 9 * 2?{ASSISTANT}"
+
+
+@pytest.mark.parametrize(("name", "item"), [("gsm8k", SUM), ("arc", PICK), ("gsm8k", DERIVED)])
+@pytest.mark.parametrize("chat", [None, template])
+def test_an_empty_thought_hands_over_the_prompt(name: str, item: Item, chat: Template | None) -> None:
+    task = get_task(name)
+    assert render(task, item, "reasoning", chat, reasoning=" \n") == render(task, item, "prompt", chat)
+
+
+def test_reasoning_about_private_text_follows_the_question() -> None:
+    raw, chat = (render(get_task("gsm8k"), DERIVED, "reasoning", t) for t in (None, template))
+    assert raw.source == "Bo's code is 9 * 2.\nWhat is Bo's code?\n9 * 2 = 18."
+    assert chat.source == f"{USER}Bo's code is 9 * 2.\nWhat is Bo's code?{ASSISTANT}9 * 2 = 18."
+    assert raw.query == chat.query == "\nThe final answer is:"
+    assert raw.alone == "What is Bo's code?\nThe final answer is:"
+    written = render(get_task("gsm8k"), DERIVED, "reasoning", reasoning="Twice nine.")
+    assert written.source.endswith("\nWhat is Bo's code?\nTwice nine.")
+    assert render(get_task("gsm8k"), DERIVED, "prompt").source == DERIVED.private
+
+
+def test_built_in_items_take_no_reasoning() -> None:
+    assert not takes_reasoning(CHAIN, "reasoning")
+    assert render(get_task("arithmetic"), CHAIN, "reasoning", None, "k is 3.").source == CHAIN.question
+    assert all(takes_reasoning(item, "reasoning") for item in (SUM, PICK, FACT))
+    assert not takes_reasoning(SUM, "prompt")
 
 
 def test_reasoning_that_is_missing_is_an_error() -> None:
@@ -160,3 +193,12 @@ def test_the_baseline_of_other_tasks_answers_directly() -> None:
     own = Item("o", "Where?", "Rome", private="He is in Rome.")
     shown = baseline_prompt(get_task("gsm8k"), own).alone
     assert shown.endswith("Question: He is in Rome.\nWhere?\nAnswer:")
+
+
+@pytest.mark.parametrize("chat", [None, template])
+def test_thinking_takes_the_baselines_prompt_and_the_tasks_own_cue(chat: Template | None) -> None:
+    assert thinking_prompt(get_task("gsm8k"), SUM, chat) == baseline_prompt(get_task("gsm8k"), SUM, chat)
+    pick = thinking_prompt(get_task("arc"), PICK, chat)
+    assert 'end with one line: "The correct answer is: ..."' in pick.alone
+    assert "Which is liquid?\nA. ice\nB. rain" in pick.alone
+    assert DERIVED.private in thinking_prompt(get_task("gsm8k"), DERIVED, chat).alone

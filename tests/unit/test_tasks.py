@@ -51,10 +51,7 @@ def test_math_row_takes_the_last_box() -> None:
     }
     item = convert("math", row)
     assert item is not None
-    assert (item.answer, item.subject, item.reasoning) == ("\\frac{3}{4}", "Algebra", row["solution"])
-    other = convert("math", {"problem": "P", "subject": "Geometry", "solution": "\\boxed{2}"})
-    assert other is not None
-    assert other.subject == "Geometry"
+    assert (item.answer, item.reasoning) == ("\\frac{3}{4}", row["solution"])
 
 
 def test_numbered_choices_become_letters() -> None:
@@ -70,7 +67,7 @@ def test_numbered_choices_become_letters() -> None:
 
 def test_mmlu_answer_is_an_index() -> None:
     row = {"question": "Q", "subject": "astronomy", "choices": ["w", "x", "y", "z"], "answer": 3}
-    assert convert("mmlu", row) == Item("7", "Q", "D", choices=("w", "x", "y", "z"), subject="astronomy")
+    assert convert("mmlu", row) == Item("7", "Q", "D", choices=("w", "x", "y", "z"))
 
 
 def test_instruction_data_rows() -> None:
@@ -82,7 +79,7 @@ def test_instruction_data_rows() -> None:
     assert plain is not None
     assert (plain.answer, plain.reasoning) == ("\\frac{1}{2}", "So it is.")
     solution = {"problem": "Q", "generated_solution": "S", "expected_answer": "2", "problem_source": "math"}
-    assert convert("openmathinstruct2", solution) == Item("7", "Q", "2", reasoning="S", subject="math")
+    assert convert("openmathinstruct2", solution) == Item("7", "Q", "2", reasoning="S")
     turns = [("system", "Be kind."), ("human", "Hi?"), ("gpt", "Hello.\nYou."), ("human", "More?")]
     talk = {"conversations": [{"from": who, "value": said} for who, said in turns]}
     assert convert("openhermes", talk) == Item("7", "Hi?", "Hello.\nYou.")
