@@ -11,7 +11,6 @@ from transformers.utils import logging as transformers_logging
 
 from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import Config
-from helmas_core.errors import PairError
 from helmas_core.models.geometry import Geometry, from_config, from_profile
 from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
 from helmas_core.models.pair import find_problems, read_config
@@ -41,17 +40,15 @@ def diagnose(config: Config) -> dict[str, Any]:
 
 
 def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | None, str]:
+    """Problems, (teacher's shape, student's shape) unless one of them cannot be used, and where the shapes are from."""
     pair = config.pair
     if pair.geometry is not None:
         return [], (from_profile(pair.geometry.teacher), from_profile(pair.geometry.student)), "profile"
-    try:
-        problems = find_problems(config)
-        configs = (read_config(pair.teacher, pair.teacher_revision), read_config(pair.student, pair.student_revision))
-        if any(p.severity == "error" and p.where in ("teacher", "student") for p in problems):
-            return problems, None, "config"
-        return problems, (_counted(configs[0]), _counted(configs[1])), "config"
-    except PairError as error:
-        return [Problem(error.what, error.where, error.fix)], None, "none"
+    problems = find_problems(config)
+    if any(p.severity == "error" and p.where in ("teacher", "student") for p in problems):
+        return problems, None, "none"
+    configs = (read_config(pair.teacher, pair.teacher_revision), read_config(pair.student, pair.student_revision))
+    return problems, (_counted(configs[0]), _counted(configs[1])), "config"
 
 
 def _counted(config: PretrainedConfig) -> Geometry:
@@ -62,9 +59,8 @@ def _counted(config: PretrainedConfig) -> Geometry:
 
 
 def _cost(config: Config, teacher: Geometry, student: Geometry) -> dict[str, Any]:
-    element = DTYPES[
-        "fp32" if config.pair.dtype == "auto" and not gpu_gib() else config.pair.dtype.replace("auto", "bf16")
-    ].itemsize
+    gpu = _on_gpu(config)
+    element = DTYPES[config.pair.dtype.replace("auto", "bf16" if gpu else "fp32")].itemsize
     with torch.device("meta"):
         bridge = make_bridge(config.bridge, teacher, student)
     tokens = {"teacher": teacher.kv_bytes_per_token(element), "student": student.kv_bytes_per_token(element)}
@@ -74,12 +70,18 @@ def _cost(config: Config, teacher: Geometry, student: Geometry) -> dict[str, Any
         "student": student.parameters * element / GIB,
         "bridge_training": bridge.parameter_count() * _FP32 * _ADAM_COPIES / GIB,
         "caches": batch * config.data.max_source_tokens * sum(tokens.values()) / GIB,
-        "kept_states": config.train.state_gib,
     }
-    memory["total"] = sum(memory.values())
+    computing, kept = sum(memory.values()), config.train.state_gib  # states are kept on the host, whatever computes
+    needed = {"gpu": computing, "host": kept} if gpu else {"gpu": 0.0, "host": computing + kept}
     return {
         "bridge_parameters": bridge.parameter_count(),
         "kv_bytes_per_token": tokens,
-        "memory_gib": {name: round(value, 3) for name, value in memory.items()},
+        "memory_gib": {name: round(value, 3) for name, value in {**memory, "kept_states": kept}.items()},
+        "needed_gib": {name: round(value, 3) for name, value in needed.items()},
         "available_gib": {"gpu": round(gpu_gib(), 1), "host": round(host_gib(), 1)},
     }
+
+
+def _on_gpu(config: Config) -> bool:
+    """Whether the models are to run on a GPU: there is one, or the profile asks for one."""
+    return config.hardware.device != "cpu" and bool(gpu_gib() or missing(config))

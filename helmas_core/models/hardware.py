@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,13 @@ class Hardware:
     dtype: torch.dtype
     attention: str
     reasons: tuple[str, ...]
+
+
+def clock(device: torch.device) -> float:
+    """Seconds of a clock for differences; on a GPU it waits until all work is done, since kernels run behind Python."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def gpu_gib() -> float:

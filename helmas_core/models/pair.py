@@ -108,7 +108,9 @@ def _guarded(call: Callable[[], Result], source: str) -> Result:
         return call()
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        fix = "give a local folder, or download the model first where there is a network"
+        fix = "use a model that transformers knows"
+        if isinstance(error, OSError):
+            fix = "give a local folder, or download the model first where there is a network"
         raise PairError(f"cannot load: {first}", where=source, fix=fix) from error
 
 
@@ -126,19 +128,20 @@ def read_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
 
 
 def find_problems(config: Config) -> list[Problem]:
-    """All problems of the pair that show without weights."""
+    """All problems of the pair that show without weights; what cannot be read is one of them."""
     pair, tokens = config.pair, config.data.max_source_tokens
     found: list[Problem] = []
+    hashes: list[str] = []
     for where, source, revision in (
         ("teacher", pair.teacher, pair.teacher_revision),
         ("student", pair.student, pair.student_revision),
     ):
-        found += model_problems(read_config(source, revision), where, tokens)
-    tokenizers = (
-        read_tokenizer(pair.teacher, pair.teacher_revision),
-        read_tokenizer(pair.student, pair.student_revision),
-    )
-    return found + tokenizer_problems(*tokenizers)
+        try:
+            found += model_problems(read_config(source, revision), where, tokens)
+            hashes.append(content_hash(read_tokenizer(source, revision)))
+        except PairError as error:
+            found.append(Problem(f"{error.where}: {error.what}", where, error.fix))
+    return found + (tokenizer_problems(*hashes) if len(hashes) == 2 else [])
 
 
 def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] = lambda _: None) -> Pair:

@@ -45,20 +45,30 @@ def test_rope_that_depends_on_length_is_named() -> None:
     assert "dynamic NTK" in _whats(config)
 
 
-def test_latent_caches_code_folders_and_encoder_decoders_are_named() -> None:
+def test_latent_caches_and_encoder_decoders_are_named() -> None:
     config = LlamaConfig()
-    config.kv_lora_rank, config.auto_map, config.is_encoder_decoder = 512, {"AutoModel": "x.py"}, True
-    assert all(word in _whats(config) for word in ("MLA", "never runs", "encoder-decoder"))
+    config.kv_lora_rank, config.is_encoder_decoder = 512, True
+    assert all(word in _whats(config) for word in ("MLA", "encoder-decoder"))
+
+
+def test_code_beside_a_model_matters_only_where_transformers_has_none() -> None:
+    class ForeignConfig(LlamaConfig):
+        model_type = "foreign"
+
+    foreign, known = ForeignConfig(), LlamaConfig()
+    for config in (foreign, known):
+        config.auto_map = {"AutoModelForCausalLM": "modeling.Model"}
+    assert "never runs" in _whats(foreign)
+    assert _whats(known) == ""
 
 
 def test_tokenizers_are_compared_by_content(lab_pair: Pair) -> None:
     from helmas_core.models.pair import read_tokenizer
 
     one, other = read_tokenizer("lab:teacher"), read_tokenizer("lab:student")
-    assert tokenizer_problems(one, other) == []
+    assert tokenizer_problems(content_hash(one), content_hash(other)) == []
     other.add_tokens(["<new>"])
-    assert content_hash(one) != content_hash(other)
-    [problem] = tokenizer_problems(one, other)
+    [problem] = tokenizer_problems(content_hash(one), content_hash(other))
     assert problem.what == "the models have different tokenizers"
 
 
@@ -92,7 +102,19 @@ def test_a_wrong_place_says_so(source: str, said: str) -> None:
 def test_a_hub_model_without_a_network_says_what_to_do() -> None:
     config = _config(teacher="nobody/no-such-model", student="lab:student")
     with pytest.raises(PairError, match=r"nobody/no-such-model.*download"):
-        find_problems(config)
+        load_pair(config, resolve_hardware(config))
+
+
+def test_neither_side_hides_the_other(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "foreign", "auto_map": {"AutoConfig": "code.Config"}}')
+    config = _config(teacher="./nowhere", student=str(tmp_path))
+    teacher, student = find_problems(config)
+    assert (teacher.where, student.where) == ("teacher", "student")
+    assert "no such model folder" in teacher.what and "custom code" in student.what
+    assert student.fix == "use a model that transformers knows"
+    found = diagnose(config)
+    assert [problem["where"] for problem in found["problems"]] == ["teacher", "student"]
+    assert (found["ok"], found["geometry"]) == (False, {})
 
 
 def test_a_bad_pair_is_refused_with_every_problem(tmp_path: Path, lab_pair: Pair) -> None:
@@ -110,7 +132,10 @@ def test_doctor_knows_the_default_pair_without_network_or_gpu() -> None:
     assert found["ok"]
     assert found["bridge_parameters"] == 3_672_032
     assert found["kv_bytes_per_token"] == {"teacher": 147_456, "student": 114_688}
-    assert found["memory_gib"]["total"] > 18
+    parts = found["memory_gib"]
+    assert found["needed_gib"]["host"] == parts.pop("kept_states") == 40
+    assert found["needed_gib"]["gpu"] == pytest.approx(sum(parts.values()), abs=0.01)
+    assert found["needed_gib"]["gpu"] > 18
 
 
 def test_doctor_reads_a_local_pair(lab_pair: Pair) -> None:
@@ -118,6 +143,7 @@ def test_doctor_reads_a_local_pair(lab_pair: Pair) -> None:
     assert found["geometry_from"] == "config"
     assert found["geometry"]["teacher"]["parameters"] == lab_pair.teacher.geometry.parameters
     assert found["runs_here"]
+    assert found["needed_gib"] == {"gpu": 0.0, "host": pytest.approx(sum(found["memory_gib"].values()), abs=0.01)}
 
 
 def test_a_rope_base_that_contradicts_the_model_is_refused(lab_pair: Pair) -> None:
