@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,20 +17,18 @@ from helmas_core.bridges.artefact import load_bridge, read_metadata
 from helmas_core.config import load_config
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.cache import capture
-from helmas_core.models.hardware import resolve_hardware
+from helmas_core.models.hardware import clock, resolve_hardware
 from helmas_core.models.pair import load_pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
 
 
-def median_seconds(work: Callable[[], object], repeats: int) -> float:
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
     times = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin = clock(device)
         work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
+        times.append(clock(device) - begin)
     return statistics.median(times)
 
 
@@ -55,7 +52,7 @@ def main() -> None:
         "teacher prefill": lambda: capture(pair.teacher.model, *inputs),
         "bridge": lambda: bridge(state, own),
     }
-    seconds = {name: median_seconds(run, options.repeats) for name, run in work.items()}
+    seconds = {name: median_seconds(run, options.repeats, pair.device) for name, run in work.items()}
     ratios = {name: round(value / seconds["student prefill"], 3) for name, value in seconds.items()}
     print(json.dumps({"tokens": len(source), "seconds": seconds, "ratio to student prefill": ratios}, indent=2))
 

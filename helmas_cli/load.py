@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helmas_cli.options import task_list
+from helmas_cli.options import Common, resolve, task_list
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from helmas_cli.ui import Screen
     from helmas_core.config import Config
+    from helmas_core.data.tasks import Part
     from helmas_core.models.hardware import Hardware
     from helmas_core.models.pair import Pair
 
@@ -34,11 +37,35 @@ def bridge_file(path: Path) -> Path:
     return path
 
 
-def bridge_base(path: Path) -> dict[str, Any]:
-    """The configuration that the bridge carries: pair, method, hand-off."""
+def open_bridge(common: Common, flags: Mapping[str, Any], bridge: Path) -> tuple[Path, Config]:
+    """The bridge's file, and the flags over the configuration that it carries: pair, method, hand-off."""
     from helmas_core.bridges.artefact import read_metadata
 
-    return read_metadata(path)["config"]
+    resolve(common, flags, base={})  # what is wrong with the flags is said before a file is read
+    path = bridge_file(bridge)
+    return path, resolve(common, flags, base=read_metadata(path)["config"])
+
+
+def seen_in_training(path: Path, config: Config) -> list[str]:
+    """A warning for each data set of which the split to evaluate holds items that the bridge was trained on."""
+    from helmas_core.bridges.artefact import read_metadata
+    from helmas_core.data.tasks import get_task
+
+    training = read_metadata(path)["training"]
+    learnt = [name.strip() for name in training.get("dataset", "").split(",")]
+    return [
+        f"the bridge was trained on items of {name}, split {config.eval.split}: this says nothing of unseen ones"
+        for name in task_list(config)
+        if name in learnt and _share_items(get_task(name).splits, config.eval.split, training.get("split", ""))
+    ]
+
+
+def _share_items(splits: Mapping[str, Part], one: str, other: str) -> bool:
+    """Whether two splits of a task are cut from one file and have a pool of it in common."""
+    if one not in splits or other not in splits:
+        return False
+    ours, theirs = splits[one], splits[other]
+    return ours.file == theirs.file and (not ours.pools or not theirs.pools or bool(ours.pools & theirs.pools))
 
 
 def check_bridge(config: Config) -> None:

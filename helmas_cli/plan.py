@@ -38,6 +38,6 @@ def plan_of(config: Config) -> dict[str, Any]:
         "method": f"{config.bridge.method}, {config.bridge.mode}",
         "dataset": config.data.dataset,
         "handoff": config.data.handoff,
-        "steps": sum(stage.steps for stage in config.train.schedule()),
+        "steps": config.train.total_steps(),
         "arms": ",".join(config.eval.arms),
     }

@@ -82,11 +82,6 @@ class Screen:
         for line in lines:
             sys.stderr.write(printable(line) + "\n")
 
-    def detail(self, text: str) -> None:
-        """A note for `--verbose`."""
-        if self.verbose:
-            self.note(text)
-
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", left: bool = False) -> None:
         """A table on stdout; the first column is text, the others are figures, or text too if `left`."""
         from rich.box import SIMPLE_HEAD
@@ -164,7 +159,7 @@ class Meter:
     def __init__(self, screen: Screen) -> None:
         self.screen, self.stop = screen, Event()
 
-    def start(self, name: str, total: int) -> None: ...
+    def start(self, name: str, total: int, done: int = 0) -> None: ...
 
     def update(self, done: int, **figures: float | str) -> None: ...
 
@@ -184,20 +179,20 @@ class LineMeter(Meter):
 
     def __init__(self, screen: Screen, every: float = LINE_SECONDS) -> None:
         super().__init__(screen)
-        self.every, self.work = every, list[tuple[str, int, float]]()
+        self.every, self.work = every, list[tuple[str, int, int, float]]()
         self.shown = -math.inf
 
-    def start(self, name: str, total: int) -> None:
-        self.work.append((name, total, monotonic()))
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        self.work.append((name, total, done, monotonic()))
         self.shown = -math.inf
 
     def update(self, done: int, **figures: float | str) -> None:
-        name, total, began = self.work[-1]
+        name, total, before, began = self.work[-1]
         now = monotonic()
         if now - self.shown < self.every and done < total:
             return
         self.shown = now
-        left = (now - began) / done * (total - done) if done else math.nan
+        left = (now - began) / (done - before) * (total - done) if done > before else math.nan
         parts = [f"{name} {done}/{total}", figures_line(figures), "" if math.isnan(left) else f"ETA {clock(left)}"]
         self.note(" · ".join(filter(None, parts)))
 
@@ -213,9 +208,9 @@ class BarMeter(Meter):
         super().__init__(screen)
         self.bars, self.work = _bars(), list[Any]()
 
-    def start(self, name: str, total: int) -> None:
+    def start(self, name: str, total: int, done: int = 0) -> None:
         self.bars.start()
-        self.work.append(self.bars.add_task(one_line(name), total=total, figures=""))
+        self.work.append(self.bars.add_task(one_line(name), total=total, completed=done, figures=""))
 
     def update(self, done: int, **figures: float | str) -> None:
         self.bars.update(self.work[-1], completed=done, figures=one_line(figures_line(figures)))

@@ -18,7 +18,6 @@ from helmas_core.errors import ConfigError, did_you_mean
 DEFAULT_PROFILE = "h200"
 ARMS = ("student", "teacher", "text", "bridge", "deranged", "own")
 Model = TypeVar("Model", bound=BaseModel)
-LOSSES = ("attention", "cache_mse", "ce", "kl")
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -117,6 +116,9 @@ class TrainConfig(Section):
             return self.stages
         total = sum(stage.steps for stage in self.stages)
         return tuple(s.model_copy(update={"steps": max(1, round(s.steps * self.steps / total))}) for s in self.stages)
+
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.schedule())
 
 
 class DataConfig(Section):

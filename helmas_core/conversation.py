@@ -7,7 +7,6 @@ turns: the last sentence is what is asked, everything before it is what the teac
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ from helmas_core.config import Config
 from helmas_core.errors import ConfigError
 from helmas_core.evaluation.arms import stopped
 from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.hardware import clock
 from helmas_core.models.inject import generate
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import decode, encode, encode_start, endings, pad_left
@@ -71,7 +71,7 @@ class Conversation:
 
     def _answer(self, who: str, text: str, before: list[tuple[str, str]], say: Say) -> Turn:
         source, query = self._prompt(text, before)
-        turn, begin = Turn(""), time.perf_counter()
+        turn, begin = Turn(""), clock(self.pair.device)
         if who != "bridge":
             member = self.pair.teacher if who == "teacher" else self.pair.student
             self._write(turn, member, None, source + query, say)
@@ -81,7 +81,7 @@ class Conversation:
                 source, query = source + query, encode(self.pair.tokenizer, CUE)
             cache = self._hand_over(turn, source)
             self._write(turn, self.pair.student, cache, query, say)
-        turn.seconds["total"] = time.perf_counter() - begin
+        turn.seconds["total"] = clock(self.pair.device) - begin
         return turn
 
     def _prompt(self, text: str, before: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
@@ -92,7 +92,7 @@ class Conversation:
 
     def _think(self, turn: Turn, source: list[int], query: list[int]) -> list[int]:
         """The teacher's own reasoning after the prompt, as ids that follow `source`."""
-        begin, cue = time.perf_counter(), CUE.strip()
+        begin, cue = clock(self.pair.device), CUE.strip()
         written = generate(
             self.pair.teacher.model,
             None,
@@ -102,23 +102,23 @@ class Conversation:
             finished=lambda tokens: cue in self.pair.tokenizer.decode(tokens[-24:]),
         ).tokens[0]
         turn.reasoning = decode(self.pair.tokenizer, written).split(cue)[0].strip()
-        turn.seconds["teacher thinks"] = time.perf_counter() - begin
+        turn.seconds["teacher thinks"] = clock(self.pair.device) - begin
         return query + encode(self.pair.tokenizer, turn.reasoning)
 
     @torch.no_grad()
     def _hand_over(self, turn: Turn, source: list[int]) -> KVCache:
         assert self.bridge is not None
-        inputs, begin = pad_left([source], self.pair.pad, self.pair.device), time.perf_counter()
+        inputs, begin = pad_left([source], self.pair.pad, self.pair.device), clock(self.pair.device)
         state = capture(self.pair.teacher.model, *inputs)
-        turn.seconds["teacher reads"] = time.perf_counter() - begin
+        turn.seconds["teacher reads"] = clock(self.pair.device) - begin
         own = capture(self.pair.student.model, *inputs) if self.bridge.mode == "fuse" else None
-        begin = time.perf_counter()
+        begin = clock(self.pair.device)
         cache = self.bridge(state, own)
-        turn.seconds["bridge"] = time.perf_counter() - begin
+        turn.seconds["bridge"] = clock(self.pair.device) - begin
         return cache
 
     def _write(self, turn: Turn, member: Member, cache: KVCache | None, ids: list[int], say: Say) -> None:
-        begin, said, tokens = time.perf_counter(), "", []
+        begin, said, tokens = clock(self.pair.device), "", []
         stop = ("\n",) if self.pair.template is None or (cache is not None and self.thinks) else ()
 
         def stream(_: int, token: int) -> None:
@@ -148,7 +148,7 @@ class Conversation:
         say(whole[len(said) :])  # what came with the stop, or waited for the rest of a character
         turn.text = whole.strip()
         turn.tokens = len(written)
-        turn.seconds["answer"] = time.perf_counter() - begin
+        turn.seconds["answer"] = clock(self.pair.device) - begin
 
 
 def _plain(text: str, before: list[tuple[str, str]]) -> tuple[str, str]:

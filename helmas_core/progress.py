@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 
+class Stopped(Exception):  # noqa: N818 - a wish, not an error
+    """Work was left unfinished because a person asked to stop."""
+
+
 class Progress(Protocol):
     """One named piece of work at a time: `start`, many `update`s, `finish`."""
 
-    def start(self, name: str, total: int) -> None:
-        """Work called `name` begins; it has `total` steps."""
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        """Work called `name` begins; it has `total` steps, of which `done` were done before."""
         ...
 
     def update(self, done: int, **figures: float | str) -> None:
@@ -32,7 +36,7 @@ class Progress(Protocol):
 class Silent:
     """Says nothing and never stops."""
 
-    def start(self, name: str, total: int) -> None: ...
+    def start(self, name: str, total: int, done: int = 0) -> None: ...
 
     def update(self, done: int, **figures: float | str) -> None: ...
 

@@ -15,13 +15,10 @@ if TYPE_CHECKING:
 
 def chat(common: Common, bridge: MaybeBridge = None, handoff: Handoff = None) -> int:
     """Chat with the student over a bridge, or alone without one. Piped input: one turn per line."""
-    from helmas_cli.load import bridge_base, bridge_file
+    from helmas_cli.load import open_bridge
 
-    screen = Screen.of(common)
-    flags = flag_tree(common, "eval", data__handoff=handoff)
-    resolve(common, flags, base={})
-    path = bridge_file(bridge) if bridge else None
-    config = resolve(common, flags, base=bridge_base(path) if path else None)
+    screen, flags = Screen.of(common), flag_tree(common, "eval", data__handoff=handoff)
+    path, config = open_bridge(common, flags, bridge) if bridge else (None, resolve(common, flags))
     if common.dry_run:
         from helmas_cli.plan import show_plan
 

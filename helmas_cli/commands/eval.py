@@ -16,7 +16,6 @@ from helmas_cli.options import (
     Split,
     arms_of,
     flag_tree,
-    resolve,
     task_list,
 )
 from helmas_cli.report import document_of, failures, gate, show_reports
@@ -44,15 +43,13 @@ def evaluate(
     batch: Batch = None,
 ) -> int:
     """Evaluate a bridge on unseen items; pair, method and hand-off come from the bridge."""
-    from helmas_cli.load import bridge_base, bridge_file
+    from helmas_cli.load import open_bridge
 
     screen = Screen.of(common)
     own = {"eval__arms": arms_of(arms), "eval__split": split, "eval__batch": batch, "data__handoff": handoff}
     flags = flag_tree(common, "eval", **own)
-    early = resolve(common, flags, base={})  # what is wrong with the flags is said before a file is read
-    gates = [gate(text, early.eval.arms) for text in fail_under]
-    path = bridge_file(bridge)
-    config = resolve(common, flags, base=bridge_base(path))
+    path, config = open_bridge(common, flags, bridge)
+    gates = [gate(text, config.eval.arms) for text in fail_under]
     if common.dry_run:
         from helmas_cli.plan import show_plan
 
@@ -68,17 +65,20 @@ def evaluate(
 
 
 def _evaluate(config: Config, path: Path, screen: Screen) -> list[dict[str, Any]]:
-    from helmas_cli.load import check_items, check_machine, open_pair
+    from helmas_cli.load import check_items, check_machine, open_pair, seen_in_training
 
     hardware = check_machine(config, screen)
     check_items(config, config.eval.split, config.eval.limit)
+    tasks = [(one, seen_in_training(path, one)) for one in per_task(config)]
+    for warning in (warning for _, warnings in tasks for warning in warnings):
+        screen.note(f"warning: {warning}")
     pair = open_pair(config, hardware, screen)
     from helmas_core.bridges.artefact import load_bridge
     from helmas_core.evaluation.evaluate import evaluate
 
     bridge = load_bridge(path, pair)
     with screen.progress() as meter:
-        return [evaluate(one, pair, bridge, meter) for one in per_task(config)]
+        return [{**evaluate(one, pair, bridge, meter), "warnings": warnings} for one, warnings in tasks]
 
 
 def per_task(config: Config) -> list[Config]:

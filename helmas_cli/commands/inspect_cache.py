@@ -37,13 +37,10 @@ def inspect_cache(
     common: Common, bridge: MaybeBridge = None, text: ReadText = None, png: Png = None, handoff: Handoff = None
 ) -> int:
     """Norms, effective ranks and cosines of the bridged cache against the student's own, and the blend weights."""
-    from helmas_cli.load import bridge_base, bridge_file
+    from helmas_cli.load import open_bridge
 
-    screen = Screen.of(common)
-    flags = flag_tree(common, "eval", data__handoff=handoff)
-    resolve(common, flags, base={})
-    path = bridge_file(bridge) if bridge else None
-    config = resolve(common, flags, base=bridge_base(path) if path else None)
+    screen, flags = Screen.of(common), flag_tree(common, "eval", data__handoff=handoff)
+    path, config = open_bridge(common, flags, bridge) if bridge else (None, resolve(common, flags))
     if common.dry_run:
         from helmas_cli.plan import show_plan
 

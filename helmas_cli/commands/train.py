@@ -38,6 +38,8 @@ def train(common: Common, resume: Resume = False, overwrite: Overwrite = False) 
     hardware = check_machine(config, screen)
     check_bridge(config)
     check_items(config, config.data.split, config.data.limit)
+    if config.train.eval_samples:
+        check_items(config, "validation", config.train.eval_samples)
     pair = open_pair(config, hardware, screen)
     text = profiles_text(common.profile)
     run = create_run(path, config, sys.argv, resume=resume, overwrite=overwrite, profiles_text=text)
@@ -82,7 +84,9 @@ def _train(config: Config, pair: Pair, run: Run, screen: Screen, resume: bool) -
     try:
         with screen.progress() as meter, stop_on_interrupt(meter.stop):
             document = train_bridge(config, pair, run, meter, resume)
-        status = "interrupted" if meter.stop_requested() else "done"
+        # an interrupt in the last validation comes too late to leave anything that --resume would train
+        unfinished = document["steps"] < config.train.total_steps()
+        status = "interrupted" if meter.stop_requested() and unfinished else "done"
         run.write_report(document)
         return document, INTERRUPTED if status == "interrupted" else 0
     except KeyboardInterrupt:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +15,16 @@ from helmas_core.data.parse import same_answer
 from helmas_core.data.prompts import baseline_prompt
 from helmas_core.data.tasks import get_task, load_items
 from helmas_core.errors import ConfigError, DataError
-from helmas_core.evaluation.arms import Arms, batches, stopped
+from helmas_core.evaluation.arms import Arms, Batch, batches, stopped
 from helmas_core.evaluation.statistics import paired_difference, wilson
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
+from helmas_core.handoff.reasoning import summary_of_thoughts
+from helmas_core.models.hardware import clock
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import decode, endings, pad_left
-from helmas_core.progress import Progress
+from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import git_state, versions
 
 CONTRASTS = (("bridge", "student"), ("bridge", "deranged"), ("bridge", "text"), ("bridge", "teacher"), ("own", "text"))
@@ -34,7 +36,6 @@ class Tally:
 
     right: dict[str, bool] = field(default_factory=dict)
     tokens: dict[str, list[int]] = field(default_factory=dict)
-    said: dict[str, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     unparsed: int = 0
     truncated: int = 0
@@ -43,14 +44,18 @@ class Tally:
         """Score a batch that took `seconds`; each of its items counts with an equal part."""
         self.seconds += [seconds / len(examples)] * len(examples)
         for example, tokens, truncated in zip(examples, written.tokens, written.truncated, strict=True):
-            text = decode(pair.tokenizer, tokens)
-            predicted = example.task.parse(text, cued)
+            predicted = example.task.parse(decode(pair.tokenizer, tokens), cued)
             self.unparsed += predicted is None
             self.truncated += truncated and not example.choices
-            self.said[example.item.id], self.tokens[example.item.id] = text, tokens
+            self.tokens[example.item.id] = tokens
             self.right[example.item.id] = same_answer(example.task, predicted, example.item.answer)
 
     def summary(self) -> dict[str, Any]:
+        """The arm's part of the document.
+
+        `seconds_p50` and `seconds_p95` are what an item costs at this batch size, since each counts with an equal part
+        of its batch's time; how long one waits for a single answer is measured with eval.batch = 1.
+        """
         n, right = len(self.right), sum(self.right.values())
         p50, p95 = torch.tensor(self.seconds).quantile(torch.tensor([0.5, 0.95])).tolist()
         written = sum(map(len, self.tokens.values()))
@@ -84,7 +89,7 @@ def evaluate_examples(
     split: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The same for examples that are at hand."""
+    """The same for examples that are at hand. Stopped is raised when a person asks for it between two batches."""
     runner, groups = Arms(pair, bridge, config.eval.max_new_tokens), batches(examples, config.eval.batch)
     if "deranged" in arms and any(
         e.source == d.source for g in groups for e, d in zip(g.examples, g.donors, strict=True)
@@ -92,13 +97,17 @@ def evaluate_examples(
         fix = "raise --limit, or leave the arm out with --arms"
         raise ConfigError("the deranged arm needs items with different sources", where="eval.arms", fix=fix)
     tallies = {arm: Tally() for arm in arms}
+    warm_up(pair, bridge, arms, groups[0])
     progress.start("evaluate", len(groups) * len(arms))
     for index, group in enumerate(groups):
         for place, arm in enumerate(arms):
+            if progress.stop_requested():
+                progress.finish()
+                raise Stopped
             with torch.no_grad():
-                begin = _now(pair)
+                begin = clock(pair.device)
                 written = runner.run(arm, group)
-                tallies[arm].add(pair, group.examples, written, _now(pair) - begin, cued=True)
+                tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued=True)
             progress.update(index * len(arms) + place + 1, arm=arm)
     progress.finish()
     return _document("eval", config, pair, bridge, split, examples, tallies)
@@ -113,13 +122,14 @@ def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
         examples += [make_example(pair, task, item, baseline_prompt(task, item, pair.template)) for item in items]
     tallies = {"student": Tally(), "teacher": Tally()}
     groups = batches(examples, config.eval.batch)
+    warm_up(pair, None, ("student", "teacher"), groups[0])
     progress.start("baseline", 2 * len(groups))
     for index, group in enumerate(groups):
         for place, (arm, member) in enumerate((("student", pair.student), ("teacher", pair.teacher))):
-            begin = _now(pair)
+            begin = clock(pair.device)
             written = _alone(config, pair, member, group.examples)
             cued = not group.examples[0].task.reasons
-            tallies[arm].add(pair, group.examples, written, _now(pair) - begin, cued)
+            tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued)
             progress.update(2 * index + place + 1, arm=arm)
     progress.finish()
     return _document("baseline", config, pair, None, config.eval.split, examples, tallies)
@@ -146,10 +156,13 @@ def _alone(config: Config, pair: Pair, member: Member, examples: Sequence[Exampl
     )
 
 
-def _now(pair: Pair) -> float:
+@torch.no_grad()
+def warm_up(pair: Pair, bridge: Bridge | None, arms: Sequence[str], batch: Batch) -> None:
+    """On a GPU, let every arm read and write two tokens unmeasured: a kernel's first call also loads it."""
     if pair.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        runner = Arms(pair, bridge, max_new_tokens=2)
+        for arm in arms:
+            runner.run(arm, batch)
 
 
 def _document(
@@ -172,21 +185,16 @@ def _document(
         "arms": {name: tally.summary() for name, tally in tallies.items()},
         "contrasts": contrasts(tallies, config.train.seed),
         "agreement": agreement(tallies),
+        "reasoning": summary_of_thoughts(examples),
         "manifest": {
             "seed": config.train.seed,
             "batch": config.eval.batch,
             "handoff": config.data.handoff,
             "reasoning": config.data.reasoning if config.data.handoff == "reasoning" else None,
             "versions": versions(),
-            "git": git_state_here(),
+            "git": git_state(Path.cwd()),
         },
     }
-
-
-def git_state_here() -> dict[str, Any] | None:
-    from pathlib import Path
-
-    return git_state(Path.cwd())
 
 
 def _bridge(config: Config, bridge: Bridge) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import StageConfig, TrainConfig
@@ -66,6 +67,8 @@ class Trainer:
         if config.amp == "fp16" and device.type == "cpu":
             raise ConfigError("fp16 autocast needs a GPU", where="train.amp", fix='set it to "bf16" or "off"')
         precision = "no" if config.amp == "off" else config.amp
+        # accelerate would refuse another precision or device than that of the process's first Trainer
+        AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
         self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
         bridge = objective.bridge.requires_grad_(True).train()
         optimiser = torch.optim.AdamW(bridge.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)

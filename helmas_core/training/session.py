@@ -18,10 +18,10 @@ from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.pair import Pair
-from helmas_core.progress import Progress
+from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import Run, write_text
 from helmas_core.training import checkpoint
-from helmas_core.training.loop import Step, Trainer, plan
+from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.objective import Objective
 
 VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
@@ -47,8 +47,8 @@ class Session:
         calibration = examples[: self.config.train.calibration_items]
         self._read(objective, [*calibration, *(examples[i] for i in trainer.used())])
         done = self._resume(trainer) if resume else self._start(objective, calibration)
-        total = len(plan(self.config.train.schedule()))
-        self.progress.start("train", total)
+        total = self.config.train.total_steps()
+        self.progress.start("train", total, done)
         done = trainer.run(
             done,
             self.progress,
@@ -58,7 +58,7 @@ class Session:
         )
         self.progress.finish()
         save_bridge(self.run.bridge, bridge, self._document(examples, done))
-        scores = self._validate(bridge, validation, done) if done == total else None
+        scores = self._validate_last(bridge, validation, done) if done == total else None
         return self._result(bridge, done, scores)
 
     def _examples(self, split: str) -> list[Example]:
@@ -139,14 +139,29 @@ class Session:
         if not self.config.train.eval_samples:
             return None
         bridge.eval()
-        result = evaluate_examples(
-            self.config, self.pair, bridge, examples, VALIDATION_ARMS, "validation", self.progress
-        )
-        bridge.train()
+        try:
+            result = evaluate_examples(
+                self.config, self.pair, bridge, examples, VALIDATION_ARMS, "validation", self.progress
+            )
+        except Stopped:
+            self.progress.note(f"step {step}, validation: interrupted")
+            return None
+        finally:
+            bridge.train()
         accuracy = {name: arm["accuracy"] for name, arm in result["arms"].items()}
         self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in accuracy.items()))
         self.run.log({"step": step, "event": "validation", "n": result["n"], **accuracy, "seconds": self._seconds()})
         return result
+
+    def _validate_last(self, bridge: Bridge, examples: Sequence[Example], step: int) -> dict[str, Any] | None:
+        """The bridge is complete and saved by now, so that even a hard stop costs nothing but the scores."""
+        try:
+            scores = self._validate(bridge, examples, step)
+        except KeyboardInterrupt:
+            scores = None
+        if scores is None and self.config.train.eval_samples:
+            self.progress.note("training is complete and the bridge saved; only its last validation is missing")
+        return scores
 
     def _document(self, examples: Sequence[Example], steps: int) -> dict[str, Any]:
         config = self.config

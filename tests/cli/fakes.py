@@ -53,6 +53,7 @@ class Core:
 
     calls: list[tuple[str, Any]] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     hook: Callable[[Config, Run, Progress], None] | None = None
     ok: bool = True
 
@@ -70,7 +71,7 @@ class Core:
             raise ConfigError("unknown key", where="bridge.layer_blnding", fix='did you mean "layer_blending"?')
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
-        return {"config": self.metadata}
+        return {"config": self.metadata, "training": self.training}
 
     def load_bridge(self, path: Path, pair: Any) -> str:
         return f"bridge of {path}"
@@ -114,7 +115,7 @@ class Core:
 
     def diagnose(self, config: Config) -> dict[str, Any]:
         problem = {"what": "two tokenizers", "where": "pair", "fix": "take another"}
-        facts = {"geometry": {"teacher": {"layers": 36}}, "bridge_parameters": 3672032, "memory_gib": {"total": 20.5}}
+        facts = {"geometry": {"teacher": {"layers": 36}}, "bridge_parameters": 3672032, "needed_gib": {"gpu": 20.5}}
         return {"schema": 1, "ok": self.ok, "problems": [] if self.ok else [problem], **facts}
 
 

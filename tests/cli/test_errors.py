@@ -98,6 +98,15 @@ def test_bad_rows_are_reported_before_a_model_is_loaded(cli: Cli, core: Core, tm
     assert written(tmp_path) == ["mine.jsonl"]
 
 
+def test_validation_items_are_read_before_a_model_is_loaded(cli: Cli, core: Core, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a", "answer": "1"}\n')  # its hash makes it a train item
+    argv = ("train", "-p", "lab", "--dataset", "jsonl:mine.jsonl", "-o", "runs/x", "-q")
+    one_error(cli(*argv), "mine.jsonl", "no items for split validation")
+    assert core.calls == []
+    assert written(tmp_path) == ["mine.jsonl"]
+    assert cli(*argv, "-s", "train.eval_samples=0").code == 0
+
+
 def test_used_run_folder(cli: Cli, core: Core, tmp_path: Path) -> None:
     assert cli("train", "-p", "lab", "-o", "runs/x").code == 0
     core.calls.clear()

@@ -75,6 +75,25 @@ def test_gates(cli: Cli, core: Core, bridge: Path) -> None:
     assert "gate not met on relay: bridge/text = 0.947, asked for 0.95" in missed.err
 
 
+def test_a_gate_on_an_arm_that_the_bridge_leaves_out(cli: Cli, core: Core, bridge: Path) -> None:
+    core.metadata = {"eval": {"arms": ["bridge"]}}
+    result = cli("eval", "--bridge", bridge, "--dataset", "relay", "--fail-under", "bridge-deranged=.2")
+    assert (result.code, core.calls) == (2, [])
+    assert 'no arm "deranged"' in result.err
+
+
+def test_items_seen_in_training_are_named(cli: Cli, core: Core, bridge: Path) -> None:
+    core.training = {"dataset": "relay, jsonl:mine.jsonl", "split": "train", "items": 9, "seed": 0}
+    Path("mine.jsonl").write_text("".join(f'{{"prompt": "{i}", "answer": "1"}}\n' for i in range(40)))
+    argv = ("eval", "--bridge", bridge, "--dataset", "relay,arithmetic,jsonl:mine.jsonl", "--json")
+    for split, seen in (("test", [0, 0, 0]), ("train", [1, 0, 1])):
+        result = cli(*argv, "--split", split)
+        assert [len(one["warnings"]) for one in result.json["reports"]] == seen
+        assert result.err.count("warning: the bridge was trained on items of") == sum(seen)
+    whole = cli("eval", "--bridge", bridge, "--dataset", "jsonl:mine.jsonl", "--split", "all", "--json")
+    assert "jsonl:mine.jsonl, split all" in whole.json["warnings"][0]
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -94,6 +94,14 @@ def test_overwrite_replaces_the_run_only(cli: Cli, core: Core, tmp_path: Path) -
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_an_interrupt_after_the_last_step_leaves_a_whole_run(cli: Cli, core: Core, tmp_path: Path) -> None:
+    core.hook = lambda _config, _run, progress: getattr(progress, "stop").set()  # noqa: B009
+    assert cli(*TRAIN, "-s", "train.steps=2").code == 0
+    assert _status(tmp_path) == "done"
+    assert cli(*TRAIN, "--overwrite", "-s", "train.steps=3").code == 130
+    assert _status(tmp_path) == "interrupted"
+
+
 INTERRUPTED = """
 import sys, time
 import pytest

@@ -49,6 +49,19 @@ def test_lines_come_every_few_seconds(capsys: pytest.CaptureFixture[str], monkey
     assert lines[-1].startswith("train 100/100")
 
 
+def test_a_resumed_run_is_timed_by_its_own_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(ui, "monotonic", lambda: now)
+    meter = LineMeter(Screen(), every=0)
+    meter.start("train", 100, done=90)
+    meter.update(90)
+    now += 8
+    meter.update(92)
+    assert capsys.readouterr().err.splitlines() == ["train 90/100", "train 92/100 · ETA 0:32"]
+
+
 def test_work_inside_work(capsys: pytest.CaptureFixture[str]) -> None:
     meter = LineMeter(Screen(), every=0)
     meter.start("train", 2)
@@ -65,7 +78,8 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", terminal)
     with Screen().progress() as meter:
         assert isinstance(meter, BarMeter)
-        meter.start("train [bold]", 3)
+        meter.start("train [bold]", 3, done=1)
+        assert meter.bars.tasks[0].completed == 1
         meter.update(1, loss=0.25, tokens_per_second=12.0, memory_gib=1.5)
         meter.note("a [red]note[/red]\x1b[2J")
         meter.start("validate", 1)

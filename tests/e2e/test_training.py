@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from helmas_core.bridges.artefact import load_bridge, read_tensors
 from helmas_core.config import Config, validate
@@ -20,12 +19,6 @@ from helmas_core.training.session import refuse_overlap, train_bridge
 from tests.tiny import tiny_model, tiny_pair
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> None:
-    """accelerate fixes its precision once per process; every test here stands for a process of its own."""
-    getattr(AcceleratorState, "_reset_state")(reset_partial_state=True)  # noqa: B009
 
 
 def _config(**train: Any) -> Config:
@@ -114,6 +107,49 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(unequal: Pair, t
     assert steps == sorted(set(steps))
 
 
+class Interrupted(Silent):
+    """Asks to stop, or stops at once, when the first batch of the last validation is done."""
+
+    def __init__(self, at_once: bool = False) -> None:
+        self.at_once, self.stop, self.notes = at_once, False, list[str]()
+        self.begun: list[tuple[str, int]] = []
+
+    def start(self, name: str, total: int, done: int = 0) -> None:
+        self.begun.append((name, done))
+
+    def update(self, done: int, **figures: float | str) -> None:
+        self.stop = "arm" in figures
+        if self.stop and self.at_once:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stop_requested(self) -> bool:
+        return self.stop
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_an_interrupted_last_validation_costs_only_the_scores(unequal: Pair, tmp_path: Path, at_once: bool) -> None:
+    progress = Interrupted(at_once)
+    run, document = _train(_config(), unequal, tmp_path / "run", progress)
+    assert (document["steps"], document["eval"]) == (12, None)
+    assert "training is complete and the bridge saved" in progress.notes[-1]
+    load_bridge(run.bridge, unequal)
+    _, resumed = _train(_config(), unequal, tmp_path / "run", again := Interrupted(), resume=True)
+    assert again.begun[-2:] == [("train", 12), ("evaluate", 0)]
+    assert resumed["steps"] == 12
+
+
+def test_a_validation_that_is_interrupted_midway_ends_after_the_next_step(unequal: Pair, tmp_path: Path) -> None:
+    class Held(Interrupted):
+        def update(self, done: int, **figures: float | str) -> None:
+            self.stop = self.stop or "arm" in figures
+
+    _, document = _train(_config(eval_every=3), unequal, tmp_path / "run", Held())
+    assert (document["steps"], document["eval"]) == (4, None)
+
+
 def test_the_seed_decides(unequal: Pair, tmp_path: Path) -> None:
     first, _ = _train(_config(eval_samples=0), unequal, tmp_path / "a")
     second, _ = _train(_config(eval_samples=0, seed=1), unequal, tmp_path / "b")
@@ -141,6 +177,7 @@ def test_a_budget_for_states_changes_nothing_but_time(unequal: Pair, tmp_path: P
 
 
 def test_bf16_autocast_trains_fp32_parameters(unequal: Pair, tmp_path: Path) -> None:
+    _train(_config(eval_samples=0), unequal, tmp_path / "before")  # accelerate would keep this run's precision
     run, document = _train(_config(amp="bf16", eval_samples=0), unequal, tmp_path / "run")
     assert all(t.dtype == torch.float32 for t in read_tensors(run.bridge)[0].values())
     assert document["losses"]["loss"] > 0

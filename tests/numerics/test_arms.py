@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import ARMS, BridgeSection, Config, load_config
+from helmas_core.evaluation import evaluate as evaluation
 from helmas_core.evaluation.arms import Arms, Batch, batches
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example
@@ -118,3 +121,23 @@ def test_the_report_has_its_promised_keys(lab_pair: Pair) -> None:
         assert arm["n"] == 12
         assert arm["ci"][0] <= arm["accuracy"] <= arm["ci"][1]
     assert {"bridge-student", "bridge-deranged", "bridge-text"} <= found["contrasts"].keys()
+
+
+def test_a_gpu_is_warmed_up(lab_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, int]] = []
+    monkeypatch.setattr(Arms, "run", lambda self, arm, batch: ran.append((arm, self.max_new_tokens)))
+    [batch] = batches(_examples(lab_pair, "relay", 2), 2)
+    evaluation.warm_up(lab_pair, None, ("student", "text"), batch)
+    assert ran == []
+    on_gpu = replace(lab_pair, hardware=replace(lab_pair.hardware, device=torch.device("cuda")))
+    evaluation.warm_up(on_gpu, None, ("student", "text"), batch)
+    assert ran == [("student", 2), ("text", 2)]
+
+
+def test_timing_begins_after_the_warm_up(lab_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(evaluation, "warm_up", lambda *_: order.append("warm-up"))
+    monkeypatch.setattr(evaluation, "clock", lambda _: order.append("clock") or 0.0)
+    config, examples = load_config(["lab"]), _examples(lab_pair, "relay", 2)
+    evaluate_examples(config, lab_pair, None, examples, ("student",), "validation", Silent())
+    assert order == ["warm-up", "clock", "clock"]

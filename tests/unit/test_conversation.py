@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from itertools import count
 
+import pytest
+import torch
+
+from helmas_core import conversation
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import load_config
 from helmas_core.conversation import Conversation, _plain, _split
 from helmas_core.errors import ConfigError
+from helmas_core.models.hardware import clock
 from helmas_core.models.pair import Pair
 
 pytestmark = pytest.mark.unit
@@ -80,3 +85,17 @@ def test_reset_forgets(talk: Conversation) -> None:
     talk.reset()
     assert talk.turns == []
     assert talk.compare() == {}
+
+
+def test_a_clock_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert clock(cpu) <= clock(gpu) <= clock(cpu)
+    assert waited == [gpu]
+
+
+def test_every_part_is_timed_with_that_clock(talk: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count()
+    monkeypatch.setattr(conversation, "clock", lambda device: float(next(ticks)))
+    assert talk.ask(TOLD).seconds == {"teacher reads": 1.0, "bridge": 1.0, "answer": 1.0, "total": 7.0}
