@@ -47,8 +47,19 @@ def names(*splits: str) -> tuple[str, ...]:
 
 
 @cache
-def _values(split: str) -> tuple[str, ...]:
-    return tuple(str(v) for v in range(100, 1000) if pool(str(v)) == split)
+def _values(split: str) -> dict[str, list[str]]:
+    """The split's three-digit values by their first two digits."""
+    by_start: dict[str, list[str]] = {}
+    for value in map(str, range(100, 1000)):
+        if pool(value) == split:
+            by_start.setdefault(value[:2], []).append(value)
+    return by_start
+
+
+def _sample_values(rng: random.Random, split: str, count: int) -> list[str]:
+    """Values of which no two begin alike: a first token then tells whose value is being said."""
+    known = _values(split)
+    return [rng.choice(known[start]) for start in rng.sample(list(known), count)]
 
 
 def story(
@@ -56,7 +67,7 @@ def story(
 ) -> tuple[str, list[tuple[str, str, str]]]:
     """A text of `facts` private facts, and (question, cue, answer) for each; `people` are the split's names."""
     attribute, (openings, questions) = rng.choice(ATTRIBUTES), _FORMS[split]
-    told = list(zip(rng.sample(people or names(split), facts), rng.sample(_values(split), facts), strict=True))
+    told = list(zip(rng.sample(people or names(split), facts), _sample_values(rng, split, facts), strict=True))
     words = {"a": attribute, "A": attribute.capitalize()}
     opening, separator = rng.choice(openings).format(**words), rng.choice((", ", "; "))
     text = f"{opening} {separator.join(f'{n} {v}' for n, v in told)}."

@@ -35,7 +35,7 @@ from helmas_core.lab.prime import prime
 END = "<|end|>"
 LONGEST = 5  # steps of a chain in training, one more than the task asks for
 VOCABULARY = 1024
-_SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s"
+_SPLIT = r" ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]|\s"
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "max_position_embeddings": 1024,
@@ -47,7 +47,7 @@ _COMMON: dict[str, Any] = {
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with single digits; every text round-trips."""
+    """Byte-level BPE with at most two digits to a token; every text round-trips."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [

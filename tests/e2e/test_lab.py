@@ -17,8 +17,8 @@ from helmas_core.progress import Silent
 pytestmark = pytest.mark.e2e
 FOLDER = Path(helmas_core.lab.__file__).parent
 SHA256 = {
-    "teacher": "e8a45ee1c9c0f534c65d7cfa4988262dd2dcda26c84914efb09a9d2cc7aa7c9a",
-    "student": "ef093e992ae0f0d42479044c197ada56ad711b98d96aa2ba6a102859df7ffe1b",
+    "teacher": "8070ff7e3af0be14e033827ece55c61e53d37c802deb99549816fe2496f22f37",
+    "student": "ed2684f3ce6226f8af83dd242456f5fbeaf1a8a724658d22628cbcd0d786b3d5",
 }
 
 

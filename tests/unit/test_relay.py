@@ -17,7 +17,7 @@ FACT = re.compile(r"([A-Z][a-z]+) (\d+)")
 def test_every_answer_is_told_once_beside_the_name_asked_for(split: str) -> None:
     for item in items(split, 100):
         told = dict(FACT.findall(item.private))
-        assert len(told) == len(set(told.values())) == FACTS
+        assert len(told) == len({value[:2] for value in told.values()}) == FACTS
         assert item.cue == f"\nAnswer: {next(name for name, value in told.items() if value == item.answer)}"
         assert item.cue.split()[-1] in item.question
         assert sum(attribute in item.question and attribute in item.private.lower() for attribute in ATTRIBUTES) == 1
