@@ -14,8 +14,10 @@ import torch
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import Config
+from helmas_core.data.prompts import terse
 from helmas_core.errors import ConfigError
 from helmas_core.evaluation.arms import stopped
+from helmas_core.handoff.reasoning import end_of_thought
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import generate
@@ -77,7 +79,7 @@ class Conversation:
             self._write(turn, member, None, source + query, say)
         else:
             if self.thinks:
-                query = self._think(turn, source, query)
+                query = query + self._think(turn, text, before)
                 source, query = source + query, encode(self.pair.tokenizer, CUE)
             cache = self._hand_over(turn, source)
             self._write(turn, self.pair.student, cache, query, say)
@@ -90,20 +92,21 @@ class Conversation:
         opening = encode_start(self.pair.tokenizer, source, self.pair.template)
         return opening, encode(self.pair.tokenizer, query)
 
-    def _think(self, turn: Turn, source: list[int], query: list[int]) -> list[int]:
-        """The teacher's own reasoning after the prompt, as ids that follow `source`."""
-        begin, cue = clock(self.pair.device), CUE.strip()
+    def _think(self, turn: Turn, text: str, before: list[tuple[str, str]]) -> list[int]:
+        """The teacher's own reasoning as ids. It is asked to be terse; what is handed over does not hold that wish."""
+        begin, end = clock(self.pair.device), end_of_thought(CUE)
+        source, query = self._prompt(f"{terse(CUE)}\n\n{text}", before)
         written = generate(
             self.pair.teacher.model,
             None,
             *pad_left([source + query], self.pair.pad, self.pair.device),
             self.config.data.reasoning_tokens,
             ends=endings(self.pair.tokenizer),
-            finished=lambda tokens: cue in self.pair.tokenizer.decode(tokens[-24:]),
+            finished=lambda tokens: end.search(str(self.pair.tokenizer.decode(tokens[-24:]))) is not None,
         ).tokens[0]
-        turn.reasoning = decode(self.pair.tokenizer, written).split(cue)[0].strip()
+        turn.reasoning = end.split(decode(self.pair.tokenizer, written), maxsplit=1)[0].strip()
         turn.seconds["teacher thinks"] = clock(self.pair.device) - begin
-        return query + encode(self.pair.tokenizer, turn.reasoning)
+        return encode(self.pair.tokenizer, turn.reasoning)
 
     @torch.no_grad()
     def _hand_over(self, turn: Turn, source: list[int]) -> KVCache:

@@ -130,9 +130,14 @@ def baseline_prompt(task: Task, item: Item, template: Template | None = None) ->
     return replace(prompt, alone=prompt.source + prompt.query)
 
 
+def terse(cue: str) -> str:
+    """Asks for reasoning that is short and comes to an end, with the words that `end_of_thought` finds."""
+    return f'Reason in a few short sentences and end with one line: "{cue.strip()} ..."'
+
+
 def thinking_prompt(task: Task, item: Item, template: Template | None = None) -> Prompt:
     """`alone` makes a model reason in short form and close with the task's cue, private text and examples first."""
-    instruction = f'Reason in a few short sentences and end with one line: "{task.cue.strip()} ..."'
+    instruction = terse(task.cue)
     shots = [(question, f"{why}{task.cue} {answer}") for question, why, answer in task.few_shot]
     asked = told_text(item)
     if template is None:

@@ -46,7 +46,7 @@ def think(config: Config, pair: Pair, task: Task, items: Sequence[Item], progres
 
 
 def _write(config: Config, pair: Pair, task: Task, sources: Sequence[list[int]]) -> list[Thought]:
-    end, begin = _end_of_thought(task), clock(pair.device)
+    end, begin = end_of_thought(task.cue), clock(pair.device)
     written = generate(
         pair.teacher.model,
         None,
@@ -61,9 +61,9 @@ def _write(config: Config, pair: Pair, task: Task, sources: Sequence[list[int]])
     return [Thought(text, len(row), seconds, truncated) for text, row, truncated in found]
 
 
-def _end_of_thought(task: Task) -> re.Pattern[str]:
-    """The task's cue in any case, bold or without its colon, or the next question that a base model makes up."""
-    words = task.cue.strip().removesuffix(":")
+def end_of_thought(cue: str) -> re.Pattern[str]:
+    """The cue for an answer in any case, bold or without its colon, or the next question that a base model makes up."""
+    words = cue.strip().removesuffix(":")
     colon = "" if " " in words else ":"  # "answer" alone is a word like any other
     return re.compile(rf"\**{re.escape(words)}{colon}|\nQuestion:", re.IGNORECASE)
 

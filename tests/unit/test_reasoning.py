@@ -104,7 +104,7 @@ def test_a_thought_is_cut_before_the_answer(
 
 
 def test_a_word_of_the_cue_does_not_end_a_thought() -> None:
-    end = reasoning._end_of_thought(get_task("openhermes"))
+    end = reasoning.end_of_thought(get_task("openhermes").cue)
     assert not end.search("The answer follows from")
     assert end.search("done.\nAnswer: 3")
 
