@@ -100,7 +100,9 @@ def _read_hub(name: str, hub: Hub, file: str, tried: list[Path]) -> list[PlacedR
     place = ":".join(filter(None, [hub.id, hub.config, split]))
     try:
         from datasets import load_dataset  # slow to import, and not needed for local files
+        from huggingface_hub.utils.logging import set_verbosity_error
 
+        set_verbosity_error()  # it would announce each of its retries; what they come to is said below
         table = load_dataset(hub.id, hub.config, split=split, streaming=hub.stream is not None)
         rows = [(f"{place}[{index}]", dict(row)) for index, row in enumerate(islice(table, hub.stream))]
     except Exception as error:  # whatever stops the hub, the ways out are the same
