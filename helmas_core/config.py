@@ -109,6 +109,15 @@ class TrainConfig(Section):
     state_gib: Annotated[float, Field(ge=0)] = Field(
         default=4.0, description="memory for teacher states kept between epochs"
     )
+    store: Path | None = Field(
+        default=None, description="folder that keeps what the models read and wrote, for this run and later ones"
+    )
+    store_gib: Annotated[float, Field(ge=0)] = Field(
+        default=8.0, description="disk for the states in the store; nothing is added beyond it"
+    )
+    store_dtype: Literal["model", "bf16", "fp8"] = Field(
+        default="model", description="how states are stored: exactly, or smaller (fp8: values to within a sixteenth)"
+    )
 
     def schedule(self) -> tuple[StageConfig, ...]:
         """The stages with their final step counts."""

@@ -6,8 +6,6 @@ Everything that a file claims is checked before a tensor is read; nothing in it 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import BridgeSection, Config, validate
 from helmas_core.errors import CheckpointError
+from helmas_core.files import replacing
 from helmas_core.models.pair import Pair
 
 FORMAT = 1
@@ -40,20 +39,10 @@ def describe(config: Config, pair: Pair, training: Mapping[str, Any]) -> dict[st
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-    """Atomically: temporary file in the same folder, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        ready = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
-        save_file(ready, name, metadata={KEY: json.dumps(document, sort_keys=True)})
-        with Path(name).open("rb") as written:
-            os.fsync(written.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Replace `path` whole with `tensors` and the JSON `document` that describes them."""
+    ready = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
+    with replacing(path) as partial:
+        save_file(ready, partial, metadata={KEY: json.dumps(document, sort_keys=True)})
 
 
 def save_bridge(path: Path, bridge: Bridge, document: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ what it wrote goes into the hand-off.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helmas_core.config import Config
@@ -16,6 +16,8 @@ from helmas_core.data.parse import same_answer
 from helmas_core.data.prompts import takes_reasoning, thinking_prompt
 from helmas_core.data.tasks import Task
 from helmas_core.handoff.examples import Example, Thought
+from helmas_core.handoff.keys import digest, producer
+from helmas_core.handoff.thoughts import Thoughts, open_thoughts
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import generate
 from helmas_core.models.pair import Pair
@@ -26,23 +28,41 @@ _TAIL = 24  # tokens that surely hold the words a thought ends with
 
 
 def think(config: Config, pair: Pair, task: Task, items: Sequence[Item], progress: Progress) -> list[Thought | None]:
-    """One thought per item, in the items' order; None for an item whose hand-off takes no reasoning."""
+    """One thought per item, in the items' order; None for an item whose hand-off takes no reasoning.
+
+    With `train.store`, what an earlier or interrupted run thought is read from there; each batch goes there at once.
+    """
     asked = [i for i, item in enumerate(items) if takes_reasoning(item, config.data.handoff)]
-    thoughts: list[Thought | None] = [None] * len(items)
     if not asked:
-        return thoughts
+        return [None] * len(items)
     prompts = {i: thinking_prompt(task, items[i], pair.template).alone for i in asked}
     sources = {i: encode_start(pair.tokenizer, prompt, pair.template) for i, prompt in prompts.items()}
-    order, size = sorted(asked, key=lambda i: len(sources[i])), config.eval.batch
-    progress.start(f"teacher thinks about {task.name}", len(order))
-    for begin in range(0, len(order), size):
-        rows = order[begin : begin + size]
-        for row, thought in zip(rows, _write(config, pair, task, [sources[i] for i in rows]), strict=True):
-            thoughts[row] = thought
-        progress.update(min(begin + size, len(order)))
-    progress.finish()
+    ends = (end_of_thought(task.cue).pattern, endings(pair.tokenizer), config.data.reasoning_tokens)
+    writer = digest(producer(pair, pair.teacher), ends)
+    keys = {i: digest(writer, prompts[i], sources[i]) for i in asked}
+    known = open_thoughts(config.train, progress)
+    missing = {keys[i]: sources[i] for i in asked if known.get(keys[i]) is None}
+    if config.train.store is not None:
+        found = sum(key not in missing for key in keys.values())
+        progress.note(f"store: {found} of {len(asked)} thoughts about {task.name} known")
+    _think_anew(config, pair, task, missing, known, progress)
+    thoughts = [known.get(keys[i]) if i in keys else None for i in range(len(items))]
     _warn(config, task, [thought for thought in thoughts if thought], progress)
     return thoughts
+
+
+def _think_anew(
+    config: Config, pair: Pair, task: Task, sources: Mapping[str, list[int]], known: Thoughts, progress: Progress
+) -> None:
+    """Let the teacher write about each of `sources`, batch by batch of like length, and add it to `known`."""
+    order, size = sorted(sources, key=lambda key: len(sources[key])), config.eval.batch
+    progress.start(f"teacher thinks about {task.name}", len(order))
+    for begin in range(0, len(order), size):
+        keys = order[begin : begin + size]
+        written = _write(config, pair, task, [sources[key] for key in keys])
+        known.put(dict(zip(keys, written, strict=True)))
+        progress.update(begin + len(keys))
+    progress.finish()
 
 
 def _write(config: Config, pair: Pair, task: Task, sources: Sequence[list[int]]) -> list[Thought]:

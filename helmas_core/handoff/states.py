@@ -1,4 +1,4 @@
-"""What a model keeps after reading: its cache, computed once and kept in memory under a byte budget."""
+"""What a model keeps after reading: its cache, computed once, kept in memory and on disk under byte budgets."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from helmas_core.handoff.shelf import Ids, Shelf
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.pair import Member
 from helmas_core.models.tokens import pad_left
-
-Ids = tuple[int, ...]
 
 
 class States:
@@ -19,31 +18,45 @@ class States:
     `fill` keeps what fits in `budget` bytes, row by row without padding, in the model's own dtype on the host, so
     that later epochs never run the model again. What is kept depends on the sources alone and not on the order in
     which they are read: last digits differ between batches, and a resumed run must see the same ones.
+
+    A `shelf` keeps the same rows on disk. It is filled in the same groups, whole groups at a time, and groups are made
+    of what is missing: a run that is repeated, or was killed while it filled, finds or computes the very digits that
+    it would have without a shelf and with memory for all. Rows that another run read in other groups keep that
+    run's last digits.
     """
 
-    def __init__(self, member: Member, pad: int, budget: float = 0.0) -> None:
-        self.member, self.pad, self.budget = member, pad, budget
+    def __init__(self, member: Member, pad: int, budget: float = 0.0, shelf: Shelf | None = None) -> None:
+        self.member, self.pad, self.budget, self.shelf = member, pad, budget, shelf
         self.kept: dict[Ids, KVCache] = {}
         self.used = 0
 
     def fill(self, sources: Iterable[Ids], batch: int, on_read: Callable[[int], None] = lambda _: None) -> None:
-        """Read `sources` in groups of like length until the budget is used up; `on_read` gets each group's size."""
-        waiting = sorted(set(sources), key=lambda ids: (len(ids), ids))
-        for begin in range(0, len(waiting), batch):
-            group = waiting[begin : begin + batch]
-            if self.used < self.budget:
+        """Read `sources` in groups of like length until the budgets are used up; `on_read` gets each group's size."""
+        if self.shelf is not None:
+            self.shelf.store.refresh()
+        ordered = sorted(set(sources), key=lambda ids: (len(ids), ids))
+        missing = [source for source in ordered if not self._fetch(source)]
+        on_read(len(ordered) - len(missing))
+        for begin in range(0, len(missing), batch):
+            group = missing[begin : begin + batch]
+            if self.used < self.budget or self._shelf_open():
                 self._keep(group)
             on_read(len(group))
 
     def read(self, sources: Sequence[Ids]) -> KVCache:
-        """The batch of caches of `sources`; the model runs only for those that are not in memory."""
-        missing = [source for source in sources if source not in self.kept]
+        """The batch of caches of `sources`; the model runs only for those that are neither in memory nor on disk."""
+        known = [self._recall(source) for source in sources]
+        missing = [source for source, row in zip(sources, known, strict=True) if row is None]
         if len(missing) == len(sources):
             return self._run(sources)
         device = self.member.model.device
         fresh = self._run(missing) if missing else None
         rows = iter([] if fresh is None else [fresh.row(index) for index in range(len(missing))])
-        return KVCache.join([self.kept[s].to(device) if s in self.kept else next(rows) for s in sources])
+        return KVCache.join([next(rows) if row is None else row.to(device) for row in known])
+
+    def known(self, sources: Iterable[Ids]) -> int:
+        """How many of `sources` are on disk."""
+        return 0 if self.shelf is None else sum(source in self.shelf for source in set(sources))
 
     def _run(self, sources: Sequence[Ids]) -> KVCache:
         model = self.member.model
@@ -52,7 +65,31 @@ class States:
 
     def _keep(self, group: Sequence[Ids]) -> None:
         read = self._run(group)
-        for index, source in enumerate(group):
-            row = read.row(index).to("cpu").map(lambda t: t.contiguous())
-            self.kept[source] = row
-            self.used += row.bytes
+        rows = [read.row(index).to("cpu").map(lambda t: t.contiguous()) for index in range(len(group))]
+        if self.shelf is not None:
+            rows = self.shelf.write(group, rows)
+        if self.used < self.budget:
+            for source, row in zip(group, rows, strict=True):
+                self._remember(source, row)
+
+    def _fetch(self, source: Ids) -> bool:
+        """Whether `source` is on disk; it is taken into memory while there is room."""
+        if self.shelf is None or source not in self.shelf:
+            return False
+        if self.used < self.budget:
+            row = self.shelf.read(source)
+            if row is None:
+                return False
+            self._remember(source, row.map(lambda t: t.clone()))
+        return True
+
+    def _recall(self, source: Ids) -> KVCache | None:
+        row = self.kept.get(source)
+        return self.shelf.read(source) if row is None and self.shelf is not None else row
+
+    def _remember(self, source: Ids, row: KVCache) -> None:
+        self.kept[source] = row
+        self.used += row.bytes
+
+    def _shelf_open(self) -> bool:
+        return self.shelf is not None and not self.shelf.store.closed

@@ -12,7 +12,9 @@ from torch import Tensor
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.examples import Example
+from helmas_core.handoff.shelf import Shelf
 from helmas_core.handoff.states import States
+from helmas_core.handoff.store import Store
 from helmas_core.models import inject
 from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Pair
@@ -24,11 +26,17 @@ from helmas_core.training.following import Following, choose
 class Objective:
     """Weighted losses of a batch; holds both models' states so that each source is read once."""
 
-    def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig) -> None:
+    def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig, store: Store | None = None) -> None:
         self.pair, self.bridge, self.config = pair, bridge, config
-        budget = config.state_gib * 2**30 / 2
-        self.teacher_states = States(pair.teacher, pair.pad, budget)
-        self.student_states = States(pair.student, pair.pad, budget)
+        self.teacher_states, self.student_states = (
+            States(
+                member,
+                pair.pad,
+                config.state_gib * 2**30 / 2,
+                None if store is None else Shelf(store, pair, member, config.store_dtype),
+            )
+            for member in (pair.teacher, pair.student)
+        )
 
     def states(self, examples: Sequence[Example]) -> tuple[KVCache, KVCache]:
         """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions."""

@@ -17,6 +17,7 @@ from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
+from helmas_core.handoff.shelf import open_store
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import Run, write_text
@@ -42,7 +43,8 @@ class Session:
         examples = self._examples("train")
         validation = self._examples("validation") if self.config.train.eval_samples else []
         refuse_overlap(examples, validation)
-        objective = Objective(self.pair, bridge, self.config.train)
+        store = open_store(self.config.train, self.progress)
+        objective = Objective(self.pair, bridge, self.config.train, store)
         trainer = Trainer(objective, examples, self.config.train)
         calibration = examples[: self.config.train.calibration_items]
         self._read(objective, [*calibration, *(examples[i] for i in trainer.used())])
@@ -75,9 +77,12 @@ class Session:
         return kept
 
     def _read(self, objective: Objective, examples: Sequence[Example]) -> None:
-        """Let both models read every source that training will use, once, as far as memory goes."""
-        sources = {example.source for example in examples}
-        if not self.config.train.state_gib:
+        """Let both models read every source that training will use, once, as far as memory and store go."""
+        sources, both = {example.source for example in examples}, (objective.teacher_states, objective.student_states)
+        if self.config.train.store is not None:
+            counts = [f"{states.known(sources)} of {len(sources)}" for states in both]
+            self.progress.note(f"store: {counts[0]} sources known as the teacher read them, {counts[1]} as the student")
+        elif not self.config.train.state_gib:
             return
         self.progress.start("read", 2 * len(sources))
         done = 0
@@ -87,8 +92,8 @@ class Session:
             done += rows
             self.progress.update(done)
 
-        objective.teacher_states.fill(sources, self.config.train.batch, count)
-        objective.student_states.fill(sources, self.config.train.batch, count)
+        for states in both:
+            states.fill(sources, self.config.train.batch, count)
         self.progress.finish()
 
     def _start(self, objective: Objective, examples: Sequence[Example]) -> int:
