@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from helmas_cli.options import Common, resolve, task_list
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from helmas_cli.ui import Screen
     from helmas_core.config import Config
@@ -83,11 +83,14 @@ def check_machine(config: Config, screen: Screen) -> Hardware:
     return resolve_hardware(config)
 
 
-def check_items(config: Config, split: str, limit: int | None) -> None:
-    """Read the items once, so that a bad file is reported before a model is loaded or a folder made."""
+def check_items(config: Config, split: str, limit: int | None, names: Sequence[str] | None = None) -> None:
+    """Read the items once, so that a bad file is reported before a model is loaded or a folder made.
+
+    Those of data.dataset, or of `names`.
+    """
     from helmas_core.data.tasks import get_task, load_items
 
-    for task in map(get_task, task_list(config)):
+    for task in map(get_task, task_list(config) if names is None else names):
         if not (task.hub and task.hub.stream):  # a streamed data set is too large to read twice
             load_items(task, split, limit, config.train.seed, config.data.data_dir)
 

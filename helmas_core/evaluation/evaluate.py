@@ -116,8 +116,8 @@ def evaluate_examples(
 def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
     """Both models on their own, thinking aloud where the task asks for it: the `baseline --json` document."""
     data, examples = config.data, []
-    for name in data.dataset.split(","):
-        task = get_task(name.strip())
+    for name in data.names():
+        task = get_task(name)
         items = load_items(task, config.eval.split, config.eval.limit, config.train.seed, data.data_dir)
         examples += [make_example(pair, task, item, baseline_prompt(task, item, pair.template)) for item in items]
     tallies = {"student": Tally(), "teacher": Tally()}
