@@ -29,7 +29,7 @@ class Mix:
         self.seed, self.quotas = seed, quotas(shares, BLOCK)
         self.places = {name: [i for i, own in enumerate(names) if own == name] for name in shares}
         if empty := [name for name, places in self.places.items() if not places]:
-            fix = "raise data.max_source_tokens, or set its weight to 0"
+            fix = "give it longer texts, raise data.max_source_tokens, or set its weight to 0"
             raise DataError("no item of this source is left to train on", where=f"data.mix.{empty[0]}", fix=fix)
 
     def batch(self, stage: int, step: int, size: int) -> list[int]:

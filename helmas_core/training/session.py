@@ -13,6 +13,7 @@ from helmas_core.bridges.artefact import describe, save_bridge
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import Config
+from helmas_core.data.tasks import scored_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
@@ -69,6 +70,8 @@ class Session:
         learnt = split == "train"
         wanted, names = (data.split, data.learnt()) if learnt else (split, data.names())
         limit = data.limit if learnt else max(2, train.eval_samples)
+        for name in [] if learnt else names:
+            scored_task(name)
         found = prepare(self.config, self.pair, wanted, limit, train.seed, self.progress, names)
         kept, dropped = within(found, data.max_source_tokens)
         if dropped:

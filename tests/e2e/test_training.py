@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,22 @@ def test_the_start_is_fitted_on_the_mix_and_validation_is_not_drawn_from_it(uneq
     assert Counter(e.task.name for e in fitted) == {"relay": 12, "arithmetic": 4}
     assert {e.task.name for e in session._examples("validation")} == {"arithmetic"}
     assert session._calibration(examples, None) == examples[:16]
+
+
+def test_text_in_the_mix_serves_every_loss_and_is_never_validated(unequal: Pair, tmp_path: Path) -> None:
+    (folder := tmp_path / "texts").mkdir()
+    for index in range(6):
+        (folder / f"{index}.txt").write_text(f"The {index} boats came home late. " * 12)
+    source = f"text:{folder}"
+    _, document = _train(_mixed("relay", **{source: 3.0, "relay": 1.0}), unequal, tmp_path / "run")
+    assert document["eval"]["dataset"] == "relay"
+    assert all(math.isfinite(value) for value in document["losses"].values())
+    assert document["losses"].keys() == {"loss", "attention", "ce", "kl"}
+    alone = _mixed(source, **{source: 1.0})
+    with pytest.raises(DataError, match=r"no accuracy"):
+        _train(alone, unequal, tmp_path / "refused")
+    unscored = alone.model_copy(update={"train": alone.train.model_copy(update={"eval_samples": 0})})
+    assert _train(unscored, unequal, tmp_path / "alone")[1]["steps"] == 12
 
 
 class Interrupted(Silent):
