@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from helmas_cli.options import Common, resolve, task_list
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from helmas_cli.ui import Screen
     from helmas_core.config import Config
-    from helmas_core.data.tasks import Part
+    from helmas_core.data.task import Part
     from helmas_core.models.hardware import Hardware
     from helmas_core.models.pair import Pair
 
@@ -83,13 +83,17 @@ def check_machine(config: Config, screen: Screen) -> Hardware:
     return resolve_hardware(config)
 
 
-def check_items(config: Config, split: str, limit: int | None) -> None:
-    """Read the items once, so that a bad file is reported before a model is loaded or a folder made."""
-    from helmas_core.data.tasks import get_task, load_items
+def check_items(config: Config, split: str, limit: int | None, names: Sequence[str] | None = None) -> None:
+    """Read the items once, so that a bad file is reported before a model is loaded or a folder made.
 
-    for task in map(get_task, task_list(config)):
+    Those of data.dataset, which must have answers to score, or those of `names`, which are only learnt.
+    """
+    from helmas_core.data.tasks import get_task, load_items, scored_task
+
+    tasks = map(scored_task, task_list(config)) if names is None else map(get_task, names)
+    for task in tasks:
         if not (task.hub and task.hub.stream):  # a streamed data set is too large to read twice
-            load_items(task, split, limit, config.train.seed, config.data.data_dir)
+            load_items(task, split, limit, config.train.seed, config.data.data_dir, config.data.max_source_tokens)
 
 
 def open_pair(config: Config, hardware: Hardware, screen: Screen) -> Pair:

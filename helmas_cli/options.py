@@ -151,7 +151,7 @@ def task_list(config: Config) -> list[str]:
     """The task names in `data.dataset`, in order."""
     from helmas_core.errors import ConfigError
 
-    names = [name.strip() for name in config.data.dataset.split(",") if name.strip()]
+    names = config.data.names()
     if not names:
         raise ConfigError("no data set given", where="data.dataset", fix="name one with --dataset")
     return names

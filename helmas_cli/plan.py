@@ -31,12 +31,18 @@ def show_plan(screen: Screen, command: str, config: Config, **more: Any) -> int:
     return 0
 
 
+def mix_of(config: Config) -> str:
+    """Each source of data.mix with its share of the training draws."""
+    return ", ".join(f"{name} {share:.1%}" for name, share in config.data.shares().items())
+
+
 def plan_of(config: Config) -> dict[str, Any]:
     return {
         "teacher": config.pair.teacher,
         "student": config.pair.student,
         "method": f"{config.bridge.method}, {config.bridge.mode}",
         "dataset": config.data.dataset,
+        **({"mix": mix_of(config)} if config.data.mix else {}),
         "handoff": config.data.handoff,
         "steps": config.train.total_steps(),
         "arms": ",".join(config.eval.arms),

@@ -9,9 +9,9 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helmas_core.errors import ConfigError, did_you_mean
 
@@ -132,6 +132,9 @@ class TrainConfig(Section):
 
 class DataConfig(Section):
     dataset: str = Field(default="gsm8k", description="a task, several joined by commas, or jsonl:PATH")
+    mix: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+        default=None, description="what training draws from in place of `dataset`: a weight for each source, 0 for none"
+    )
     split: str = "train"
     limit: Positive | None = None
     data_dir: Path | None = None
@@ -140,6 +143,25 @@ class DataConfig(Section):
     reasoning_tokens: Positive = 320
     max_source_tokens: Positive = 2048
     chat_template: bool = True
+
+    def names(self) -> list[str]:
+        """The data sets of `dataset`, in order: what is validated and evaluated."""
+        return [name.strip() for name in self.dataset.split(",") if name.strip()]
+
+    def shares(self) -> dict[str, float]:
+        """Each source's share of the training draws under `mix`; empty without one."""
+        weights = {name: weight for name, weight in (self.mix or {}).items() if weight}
+        return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+    def learnt(self) -> list[str]:
+        """The sources that training reads: those of `mix`, else the data sets of `dataset`."""
+        return list(self.shares()) or self.names()
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if self.mix is not None and not self.shares():
+            raise ValueError("mix needs a source with a weight above 0")
+        return self
 
 
 class EvalConfig(Section):

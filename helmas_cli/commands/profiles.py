@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,16 +69,22 @@ def to_toml(tree: Mapping[str, Any], name: str = "") -> str:
     """`tree` as TOML: plain keys first, then tables; None has no spelling there and is left out."""
     plain = [(key, value) for key, value in tree.items() if value is not None and not isinstance(value, Mapping)]
     text = f"[{name}]\n" if name and plain else ""
-    text += "".join(f"{key} = {_value(value)}\n" for key, value in plain)
+    text += "".join(f"{_key(key)} = {_value(value)}\n" for key, value in plain)
     tables = [
-        to_toml(value, f"{name}.{key}" if name else key) for key, value in tree.items() if isinstance(value, Mapping)
+        to_toml(value, f"{name}.{_key(key)}" if name else _key(key))
+        for key, value in tree.items()
+        if isinstance(value, Mapping)
     ]
     return "\n".join(filter(None, [text, *tables]))
 
 
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else json.dumps(key, ensure_ascii=False)
+
+
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items() if one is not None) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {_value(one)}" for key, one in value.items() if one is not None) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False)

@@ -10,7 +10,7 @@ import typer
 
 from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.interrupt import stop_on_interrupt
-from helmas_cli.options import Common, flag_tree, profiles_text, resolve
+from helmas_cli.options import Common, check_task, flag_tree, profiles_text, resolve
 from helmas_cli.report import show_report
 from helmas_cli.ui import Screen
 
@@ -37,7 +37,7 @@ def train(common: Common, resume: Resume = False, overwrite: Overwrite = False) 
 
     hardware = check_machine(config, screen)
     check_bridge(config)
-    check_items(config, config.data.split, config.data.limit)
+    check_items(config, config.data.split, config.data.limit, config.data.learnt())
     if config.train.eval_samples:
         check_items(config, "validation", config.train.eval_samples)
     pair = open_pair(config, hardware, screen)
@@ -69,6 +69,8 @@ def _config(common: Common, path: Path, resume: bool, overwrite: bool) -> Config
 
     flags = flag_tree(common, "data")
     config = resolve(common, flags)
+    for name in config.data.shares():
+        check_task(name)
     check_run_path(path, resume, overwrite)
     if resume:
         config = resolve(common, flags, None if common.profile else Run(path).config)

@@ -53,8 +53,8 @@ def told_text(item: Item) -> str:
 
 
 def takes_reasoning(item: Item, handoff: Handoff) -> bool:
-    """Whether `render` puts reasoning into this hand-off: never for built-in items, which bring their own cue."""
-    return handoff == "reasoning" and not item.cue
+    """Whether `render` puts reasoning into this hand-off: never for a text or an item with its own cue."""
+    return handoff == "reasoning" and not item.cue and bool(item.question)
 
 
 def render(
@@ -65,8 +65,11 @@ def render(
     With reasoning, the teacher reads private text, question and reasoning, and the student's query is the cue alone.
     Without, private text is all that the teacher reads of its item, and the question stands in the query.
     `reasoning` replaces the item's own (None); "", from a teacher that wrote nothing, renders as the prompt hand-off.
+    A text is all source: there is nothing to ask about it.
     Raises DataError for an item that takes reasoning and has none, unless it has private text to hand over.
     """
+    if task.kind == "text":
+        return Prompt(source=item.private, query="", alone="", target="")
     cue, wanted = item.cue or task.cue, takes_reasoning(item, handoff)
     thought = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
     opening, header = _user_turn(template, question_text(item))

@@ -1,81 +1,27 @@
-"""The tasks: where their rows come from, how a row becomes an Item, and how answers are asked for and read."""
+"""The tasks by name, and how their items are loaded."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from helmas_core.data import arithmetic, parse, records, relay
-from helmas_core.data.examples import MATHEMATICS, WORD_PROBLEMS, Example
+from helmas_core.data import arithmetic, parse, records, relay, texts
+from helmas_core.data.examples import MATHEMATICS, WORD_PROBLEMS
 from helmas_core.data.item import Item, pool
 from helmas_core.data.parse import AnswerForm
 from helmas_core.data.sources import Hub, PlacedRow, Row, read_jsonl, read_rows
+from helmas_core.data.task import LETTER_CUE, MMLU, ONE_FILE, SCORED, TRAIN_ONLY, WITH_TEST, Task
 from helmas_core.errors import DataError, did_you_mean
 
 log = logging.getLogger(__name__)
 
-FINAL_CUE = "\nThe final answer is:"
-LETTER_CUE = "\nThe correct answer is:"
 BUILT_IN_COUNTS = {"train": 5000}  # of items where no limit is given
 BUILT_IN_COUNT = 1000
-
-
-@dataclass(frozen=True)
-class Part:
-    """A split of ours: the file it is cut from, and which hash pools of that file it keeps (all if empty)."""
-
-    file: str
-    pools: frozenset[str] = frozenset()
-
-
-_VALIDATION = frozenset({"validation"})
-_NOT_VALIDATION = frozenset({"train", "test"})
-WITH_TEST = {"train": Part("train", _NOT_VALIDATION), "validation": Part("train", _VALIDATION), "test": Part("test")}
-TRAIN_ONLY = {name: Part("train", frozenset({name})) for name in ("train", "validation", "test")}
-# MMLU has no train split of its own: "dev" is what its authors mean to be learnt from
-MMLU = {
-    "train": Part("dev", _NOT_VALIDATION),
-    "validation": Part("dev", _VALIDATION),
-    "test": Part("test"),
-    "auxiliary_train": Part("auxiliary_train"),
-}
-ONE_FILE = TRAIN_ONLY | {"all": Part("train")}
-SCORED = ("validation", "test", "all")  # never drawn by seed
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task.
-
-    `kind` "letters" is scored by the likelihood of each letter, "generate" by generated text; `cue` asks for the
-    answer; `gap` stands between cue and answer; `reasons` says whether a baseline thinks before it answers; `key` is
-    the field whose hash decides the split, so that rewordings of one question stay together.
-    """
-
-    name: str
-    form: AnswerForm
-    splits: Mapping[str, Part]
-    to_item: Callable[[Row, int], Item | None] | None = None
-    fields: tuple[str, ...] = ()
-    key: str = ""
-    hub: Hub | None = None
-    path: Path | None = None
-    generator: Callable[[str, int, int], list[Item]] | None = None
-    kind: Literal["generate", "letters"] = "generate"
-    cue: str = FINAL_CUE
-    gap: str = " "
-    stop: tuple[str, ...] = ("\n",)
-    few_shot: tuple[Example, ...] = ()
-    reasons: bool = False
-    grouped: bool = False  # the file is sorted by subject, so its first items say little about all
-
-    def parse(self, text: str, cued: bool = True) -> str | None:
-        """The answer in generated `text`: `cued` after a hand-off's query, not `cued` after a chain of thought."""
-        return self.form.parse(text, cued)
+PIECE = 2048  # most characters of a piece of text where no limit is given
 
 
 def _letters(name: str, to_item: Callable[[Row, int], Item | None], fields: str, hub: Hub, **options: Any) -> Task:
@@ -150,14 +96,23 @@ def task_names() -> list[str]:
 
 
 def get_task(name: str) -> Task:
-    """The task called `name`, or `jsonl:PATH` for a file of your own. DataError with the nearest name otherwise."""
-    if name.startswith("jsonl:"):
-        return _own_file(name)
+    """The task called `name`, or one of a family, such as `jsonl:PATH`. DataError with the nearest name otherwise."""
+    family, colon, _ = name.partition(":")
+    if colon and family in FAMILIES:
+        return FAMILIES[family](name)
     if name not in REGISTRY:
-        raise DataError(
-            f'unknown dataset "{name}"', where="data.dataset", fix=did_you_mean(name, [*REGISTRY, "jsonl:PATH"])
-        )
+        fix = did_you_mean(name, [*REGISTRY, *(f"{family}:…" for family in FAMILIES)])
+        raise DataError(f'unknown dataset "{name}"', where="data.dataset", fix=fix)
     return REGISTRY[name]
+
+
+def scored_task(name: str) -> Task:
+    """The task called `name`, which must have answers to score. DataError for one that only holds text."""
+    task = get_task(name)
+    if task.kind == "text":
+        fix = "name a task with answers here and train on the text through data.mix (train.eval_samples = 0: unscored)"
+        raise DataError(f"{name} has no questions, so no accuracy", where="data.dataset", fix=fix)
+    return task
 
 
 def _own_file(name: str) -> Task:
@@ -170,11 +125,25 @@ def _own_file(name: str) -> Task:
     return _reasoned(name, parse.TEXT, records.jsonl, "prompt answer", splits=splits, path=path)
 
 
+# each makes a task of a whole name, "family:…"
+FAMILIES: dict[str, Callable[[str], Task]] = {
+    "jsonl": _own_file,
+    "text": texts.local_text,
+    "hub-text": texts.hub_text,
+}
+
+
 def load_items(
-    task: Task, split: str, limit: int | None = None, seed: int = 0, data_dir: Path | None = None
+    task: Task,
+    split: str,
+    limit: int | None = None,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    piece: int = PIECE,
 ) -> list[Item]:
     """At most `limit` items of `split`: drawn by `seed` for splits to train on, the first in file order for the others.
 
+    Texts are cut into pieces of at most `piece` characters.
     Built-in tasks make `limit` items (if None, 5000 for train, 1000 otherwise); only their train items follow `seed`.
     Raises DataError for an unknown split, an unreadable or malformed row, or a split without items.
     """
@@ -186,15 +155,15 @@ def load_items(
         count = BUILT_IN_COUNTS.get(split, BUILT_IN_COUNT) if limit is None else limit
         # every run is scored on the same items, whatever it was trained on
         return task.generator(split, count, seed if learnt else 0)
-    items = _items(task, split, data_dir)
+    items = _items(task, split, data_dir, piece)
     if learnt or task.grouped:
         random.Random(f"{task.name}/{split}/{seed if learnt else 0}").shuffle(items)
     return items[:limit]
 
 
-def _items(task: Task, split: str, data_dir: Path | None) -> list[Item]:
+def _items(task: Task, split: str, data_dir: Path | None, piece: int) -> list[Item]:
     part = task.splits[split]
-    rows = _rows(task, part.file, data_dir)
+    rows = task.reader(part.file, piece, data_dir) if task.reader else _rows(task, part.file, data_dir)
     made = [(_convert(task, row, index, place), row) for index, (place, row) in enumerate(rows)]
     kept = [(item, row) for item, row in made if item is not None]
     if len(kept) < len(made):

@@ -13,7 +13,7 @@ from helmas_core.bridges.base import Bridge
 from helmas_core.config import Config
 from helmas_core.data.parse import same_answer
 from helmas_core.data.prompts import baseline_prompt
-from helmas_core.data.tasks import get_task, load_items
+from helmas_core.data.tasks import load_items, scored_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.arms import Arms, Batch, batches, stopped
 from helmas_core.evaluation.statistics import paired_difference, wilson
@@ -73,6 +73,8 @@ class Tally:
 
 def evaluate(config: Config, pair: Pair, bridge: Bridge | None, progress: Progress) -> dict[str, Any]:
     """The `eval --json` document of one configuration."""
+    for name in config.data.names():
+        scored_task(name)
     examples = prepare(config, pair, config.eval.split, config.eval.limit, config.train.seed, progress)
     if long := [e for e in examples if len(e.source) > config.data.max_source_tokens]:
         fix = "raise data.max_source_tokens; no item is left out of an evaluation"
@@ -116,8 +118,8 @@ def evaluate_examples(
 def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
     """Both models on their own, thinking aloud where the task asks for it: the `baseline --json` document."""
     data, examples = config.data, []
-    for name in data.dataset.split(","):
-        task = get_task(name.strip())
+    for name in data.names():
+        task = scored_task(name)
         items = load_items(task, config.eval.split, config.eval.limit, config.train.seed, data.data_dir)
         examples += [make_example(pair, task, item, baseline_prompt(task, item, pair.template)) for item in items]
     tallies = {"student": Tally(), "teacher": Tally()}

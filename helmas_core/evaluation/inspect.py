@@ -58,7 +58,9 @@ def _tokens(config: Config, pair: Pair, text: str | None) -> tuple[list[int], li
     """Source and query ids; a text's last tenth stands in for the query."""
     if text is None:
         example = prepare(config, pair, config.eval.split, 1, config.train.seed, Silent())[0]
-        return list(example.source), list(example.query)
+        if example.query:
+            return list(example.source), list(example.query)
+        text = example.item.private
     ids = encode(pair.tokenizer, text)
     if len(ids) < 3:
         raise DataError(f"{len(ids)} tokens are too few to inspect", where="--text", fix="give a sentence or more")

@@ -12,6 +12,8 @@ from helmas_core.errors import DataError
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import encode, encode_start, endings
 
+SHORTEST_TEXT = 16  # tokens: half to be read, half to go on with
+
 
 @dataclass(frozen=True)
 class Thought:
@@ -31,8 +33,8 @@ class Thought:
 class Example:
     """One item, tokenised piece by piece. `text` reads source + query; `student` alone reads `alone`.
 
-    `target` is the gold answer with its ending; `choices` are the single tokens that a letters task allows;
-    `thought` is the reasoning in `source` where the teacher wrote it.
+    `target` is the gold answer with its ending, empty for a text, which has no query either; `choices` are the single
+    tokens that a letters task allows; `thought` is the reasoning in `source` where the teacher wrote it.
     """
 
     item: Item
@@ -51,10 +53,11 @@ def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt, thought: Th
         return tuple(encode(pair.tokenizer, text))
 
     choices = tuple(_single(ids(choice), choice, item) for choice in prompt.choices)
-    ending = () if choices else _ending(pair, prompt)
+    plain = task.kind == "text"  # it stands in no chat turn and asks for no answer
+    ending = () if choices or plain else _ending(pair, prompt)
 
     def opening(text: str) -> tuple[int, ...]:
-        return tuple(encode_start(pair.tokenizer, text, pair.template))
+        return tuple(encode_start(pair.tokenizer, text, None if plain else pair.template))
 
     return Example(
         item,

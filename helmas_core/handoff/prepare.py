@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from helmas_core.config import Config
 from helmas_core.data.item import Item
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import Task, get_task, load_items
 from helmas_core.errors import DataError
-from helmas_core.handoff.examples import Example, Thought, make_example
+from helmas_core.handoff.examples import SHORTEST_TEXT, Example, Thought, make_example
 from helmas_core.handoff.reasoning import think
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress
 
 
-def prepare(config: Config, pair: Pair, split: str, limit: int | None, seed: int, progress: Progress) -> list[Example]:
-    """The examples of `split`, up to `limit` from each data set of the configuration, in the order of the tasks."""
+def prepare(
+    config: Config,
+    pair: Pair,
+    split: str,
+    limit: int | None,
+    seed: int,
+    progress: Progress,
+    names: Sequence[str] | None = None,
+) -> list[Example]:
+    """The examples of `split`, up to `limit` from each data set of `names`, in their order; None: of data.dataset.
+
+    Texts too short to be continued are left out, with a note.
+    """
     data = config.data
     found: list[Example] = []
-    for name in data.dataset.split(","):
-        task = get_task(name.strip())
-        items = load_items(task, split, limit, seed, data.data_dir)
+    for name in data.names() if names is None else names:
+        task = get_task(name)
+        items = load_items(task, split, limit, seed, data.data_dir, data.max_source_tokens)
         thoughts = think(config, pair, task, items, progress) if _generates(config) else [None] * len(items)
-        found += [_example(config, pair, task, i, t) for i, t in zip(items, thoughts, strict=True)]
+        made = [_example(config, pair, task, i, t) for i, t in zip(items, thoughts, strict=True)]
+        kept = [example for example in made if task.kind != "text" or len(example.source) >= SHORTEST_TEXT]
+        if len(kept) < len(made):
+            progress.note(f"{len(made) - len(kept)} pieces of {name} are under {SHORTEST_TEXT} tokens; left out")
+        found += kept
     if not found:
-        raise DataError("no items", where=data.dataset, fix="choose another split or limit")
+        raise DataError("no items", where="data.dataset", fix="choose another split or limit")
     return found
 
 

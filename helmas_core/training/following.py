@@ -1,5 +1,5 @@
 """What the student reads after the hand-off while training: the question's cue and answer, or the source's own
-continuation."""
+continuation; of a text always the latter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helmas_core.config import TrainConfig
-from helmas_core.handoff.examples import Example
+from helmas_core.handoff.examples import SHORTEST_TEXT, Example
 from helmas_core.models.tokens import pad_left
 from helmas_core.training.losses import IGNORE
 
@@ -29,7 +29,7 @@ class Following:
 def choose(
     examples: Sequence[Example], config: TrainConfig, rng: random.Random, pad: int, device: torch.device
 ) -> Following:
-    """Per example: a continuation with probability `config.continuation`, else the answer."""
+    """Per example: a continuation with probability `config.continuation`, else the answer if there is one."""
     rows = [_row(example, config, rng) for example in examples]
     ids, mask = pad_left([r[0] for r in rows], pad, device)
     labels, _ = pad_left([r[1] for r in rows], IGNORE, device)
@@ -38,8 +38,8 @@ def choose(
 
 def _row(example: Example, config: TrainConfig, rng: random.Random) -> tuple[list[int], list[int], int]:
     """(ids, labels, visible source tokens); a label is the token after, where it is to be scored."""
-    source, least = example.source, 8
-    if len(source) >= 2 * least and rng.random() < config.continuation:
+    source, least = example.source, SHORTEST_TEXT // 2
+    if not example.target or (len(source) >= 2 * least and rng.random() < config.continuation):
         cut = rng.randrange(least, len(source) - least + 1)
         ids = list(source[cut : cut + config.continuation_tokens])
         return ids, [*ids[1:], IGNORE], cut

@@ -18,6 +18,7 @@ from helmas_core.errors import ConfigError, TrainingError
 from helmas_core.handoff.examples import Example
 from helmas_core.models.hardware import GIB
 from helmas_core.progress import Progress
+from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import batch_indices, learning_rate, step_random
 
@@ -61,8 +62,11 @@ class Meter:
 class Trainer:
     """Moves a bridge through its stages. What happens at logs, validations and checkpoints is the caller's."""
 
-    def __init__(self, objective: Objective, examples: Sequence[Example], config: TrainConfig) -> None:
-        self.objective, self.examples, self.config = objective, examples, config
+    def __init__(
+        self, objective: Objective, examples: Sequence[Example], config: TrainConfig, mix: Mix | None = None
+    ) -> None:
+        """`mix` draws from `examples` by weight; without it they come evenly, in seeded permutations."""
+        self.objective, self.examples, self.config, self.mix = objective, examples, config, mix
         device = objective.pair.device
         if config.amp == "fp16" and device.type == "cpu":
             raise ConfigError("fp16 autocast needs a GPU", where="train.amp", fix='set it to "bf16" or "off"')
@@ -110,9 +114,15 @@ class Trainer:
     def used(self) -> list[int]:
         """The indices of all examples that the run will see."""
         sizes = [(s, s.stage.batch or self.config.batch) for s in plan(self.config.schedule())]
-        count, total, seed = self.config.accumulate, len(self.examples), self.config.seed
+        count = self.config.accumulate
         micro = [(s.stage_index, s.within * count + m, size) for s, size in sizes for m in range(count)]
-        return sorted({i for stage, step, size in micro for i in batch_indices(seed, stage, step, size, total)})
+        return sorted({i for stage, step, size in micro for i in self._indices(stage, step, size)})
+
+    def _indices(self, stage: int, step: int, size: int) -> list[int]:
+        """The examples of micro-batch `step` of a stage."""
+        if self.mix is not None:
+            return self.mix.batch(stage, step, size)
+        return batch_indices(self.config.seed, stage, step, size, len(self.examples))
 
     def _step(self, step: Step) -> tuple[dict[str, float], int]:
         stage, config = step.stage, self.config
@@ -147,8 +157,7 @@ class Trainer:
         size = step.stage.batch or self.config.batch
         for micro in range(self.config.accumulate):
             index = step.within * self.config.accumulate + micro
-            picked = batch_indices(self.config.seed, step.stage_index, index, size, len(self.examples))
-            yield [self.examples[i] for i in picked]
+            yield [self.examples[i] for i in self._indices(step.stage_index, index, size)]
 
     def scaler_state(self) -> dict[str, Any]:
         """The fp16 loss scaler's state; empty without one."""

@@ -13,6 +13,7 @@ from helmas_core.bridges.artefact import describe, save_bridge
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import Config
+from helmas_core.data.tasks import scored_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
@@ -23,6 +24,7 @@ from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import Run, write_text
 from helmas_core.training import checkpoint
 from helmas_core.training.loop import Step, Trainer
+from helmas_core.training.mix import CALIBRATION, Mix
 from helmas_core.training.objective import Objective
 
 VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
@@ -45,8 +47,9 @@ class Session:
         refuse_overlap(examples, validation)
         store = open_store(self.config.train, self.progress)
         objective = Objective(self.pair, bridge, self.config.train, store)
-        trainer = Trainer(objective, examples, self.config.train)
-        calibration = examples[: self.config.train.calibration_items]
+        mix = self._mix(examples)
+        trainer = Trainer(objective, examples, self.config.train, mix)
+        calibration = self._calibration(examples, mix)
         self._read(objective, [*calibration, *(examples[i] for i in trainer.used())])
         done = self._resume(trainer) if resume else self._start(objective, calibration)
         total = self.config.train.total_steps()
@@ -64,17 +67,35 @@ class Session:
         return self._result(bridge, done, scores)
 
     def _examples(self, split: str) -> list[Example]:
-        """Training examples, or the validation ones; both from the training data, which `test` is not."""
+        """Training examples, from data.mix where it is given, or the validation ones of data.dataset."""
         data, train = self.config.data, self.config.train
-        wanted = data.split if split == "train" else split
-        limit = data.limit if split == "train" else max(2, train.eval_samples)
-        found = prepare(self.config, self.pair, wanted, limit, train.seed, self.progress)
+        learnt = split == "train"
+        wanted, names = (data.split, data.learnt()) if learnt else (split, data.names())
+        limit = data.limit if learnt else max(2, train.eval_samples)
+        for name in [] if learnt else names:
+            scored_task(name)
+        found = prepare(self.config, self.pair, wanted, limit, train.seed, self.progress, names)
         kept, dropped = within(found, data.max_source_tokens)
         if dropped:
             self.progress.note(
                 f"{dropped} of {len(found)} {split} items are longer than data.max_source_tokens; left out"
             )
         return kept
+
+    def _mix(self, examples: Sequence[Example]) -> Mix | None:
+        """What draws from the sources by weight; None without data.mix."""
+        shares = self.config.data.shares()
+        if not shares:
+            return None
+        mix = Mix(examples, shares, self.config.train.seed)
+        parts = (f"{name} {share:.1%} of {len(mix.places[name])} items" for name, share in shares.items())
+        self.progress.note(f"mix: {', '.join(parts)}")
+        return mix
+
+    def _calibration(self, examples: Sequence[Example], mix: Mix | None) -> Sequence[Example]:
+        """What statistics and the closed-form start are fitted on: drawn by the mix, or the first items."""
+        count = self.config.train.calibration_items
+        return examples[:count] if mix is None else [examples[i] for i in mix.batch(CALIBRATION, 0, count)]
 
     def _read(self, objective: Objective, examples: Sequence[Example]) -> None:
         """Let both models read every source that training will use, once, as far as memory and store go."""
@@ -170,9 +191,11 @@ class Session:
 
     def _document(self, examples: Sequence[Example], steps: int) -> dict[str, Any]:
         config = self.config
-        seen = {"dataset": config.data.dataset, "split": config.data.split, "items": len(examples)}
+        names = ",".join(config.data.learnt())
+        seen = {"dataset": names, "split": config.data.split, "items": len(examples)}
         training = {
             **seen,
+            **({"mix": config.data.shares()} if config.data.mix else {}),
             "steps": steps,
             "seed": config.train.seed,
             "stages": [s.model_dump() for s in config.train.schedule()],

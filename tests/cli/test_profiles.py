@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def test_h100_is_h200_in_smaller_batches() -> None:
     big, small = read_toml(profile_folder() / "h200.toml"), read_toml(profile_folder() / "h100.toml")
     assert big["bridge"] == small["bridge"]
     assert big["train"]["batch"] == small["train"]["batch"] * small["train"]["accumulate"]
+
+
+def test_names_that_are_no_bare_toml_keys_are_quoted() -> None:
+    tree = {"data": {"mix": {"text:/a b.txt": 1.0, "gsm8k": 2.0}}}
+    assert tomllib.loads(to_toml(tree)) == tree
 
 
 def test_list(cli: Cli) -> None:

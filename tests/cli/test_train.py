@@ -54,6 +54,16 @@ def test_default_folder_is_named_after_the_profile(cli: Cli, core: Core, tmp_pat
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["lab", "lab-2"]
 
 
+def test_a_mix_is_shown_and_its_names_are_checked_first(cli: Cli, core: Core) -> None:
+    result = cli(*TRAIN, "--dry-run", "-s", "data.mix.relay=3", "-s", 'data.mix={"jsonl:a/b.jsonl" = 1}')
+    assert (result.code, "no such file" in result.err) == (2, True)
+    result = cli(*TRAIN, "--dry-run", "-s", "data.mix.relay=3", "-s", "data.mix.arithmetic=1")
+    assert "relay 75.0%, arithmetic 25.0%" in result.out
+    assert "mix" not in cli(*TRAIN, "--dry-run").out
+    wrong = cli(*TRAIN, "--dry-run", "-s", "data.mix.rely=3")
+    assert (wrong.code, 'did you mean "relay"?' in wrong.err) == (2, True)
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(cli: Cli, core: Core, tmp_path: Path) -> None:
     result = cli(*TRAIN, "--dry-run", "-s", "train.steps=50")
     assert result.code == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from helmas_core.errors import ConfigError, DataError, TrainingError
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
-from helmas_core.training.session import refuse_overlap, train_bridge
+from helmas_core.training.session import Session, refuse_overlap, train_bridge
 from tests.tiny import tiny_model, tiny_pair
 
 pytestmark = pytest.mark.e2e
@@ -105,6 +107,50 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(unequal: Pair, t
     assert _trained_metrics(cut)[-1] == _trained_metrics(whole)[-1]
     steps = [line["step"] for line in _trained_metrics(cut) if line["event"] == "train"]
     assert steps == sorted(set(steps))
+
+
+def _mixed(dataset: str = "relay", **mix: float) -> Config:
+    config = _config()
+    return config.model_copy(update={"data": config.data.model_copy(update={"dataset": dataset, "mix": mix})})
+
+
+def test_a_mixed_run_resumes_bit_for_bit_and_says_what_it_drew(unequal: Pair, tmp_path: Path) -> None:
+    config = _mixed(relay=3.0, arithmetic=1.0)
+    progress = Interrupted()
+    whole, _ = _train(config, unequal, tmp_path / "whole", progress)
+    assert "mix: relay 75.0% of 20 items, arithmetic 25.0% of 20 items" in progress.notes
+    _train(config, unequal, tmp_path / "cut", StopAfter(5))
+    cut, _ = _train(config, unequal, tmp_path / "cut", resume=True)
+    (ours, document), (theirs, _) = read_tensors(cut.bridge), read_tensors(whole.bridge)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert document["training"]["dataset"] == "relay,arithmetic"
+    assert document["training"]["mix"] == {"relay": 0.75, "arithmetic": 0.25}
+
+
+def test_the_start_is_fitted_on_the_mix_and_validation_is_not_drawn_from_it(unequal: Pair, tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run", config := _mixed("arithmetic", relay=3.0, arithmetic=1.0))
+    session = Session(config, unequal, run, Silent())
+    examples = session._examples("train")
+    fitted = session._calibration(examples, session._mix(examples))
+    assert Counter(e.task.name for e in fitted) == {"relay": 12, "arithmetic": 4}
+    assert {e.task.name for e in session._examples("validation")} == {"arithmetic"}
+    assert session._calibration(examples, None) == examples[:16]
+
+
+def test_text_in_the_mix_serves_every_loss_and_is_never_validated(unequal: Pair, tmp_path: Path) -> None:
+    (folder := tmp_path / "texts").mkdir()
+    for index in range(6):
+        (folder / f"{index}.txt").write_text(f"The {index} boats came home late. " * 12)
+    source = f"text:{folder}"
+    _, document = _train(_mixed("relay", **{source: 3.0, "relay": 1.0}), unequal, tmp_path / "run")
+    assert document["eval"]["dataset"] == "relay"
+    assert all(math.isfinite(value) for value in document["losses"].values())
+    assert document["losses"].keys() == {"loss", "attention", "ce", "kl"}
+    alone = _mixed(source, **{source: 1.0})
+    with pytest.raises(DataError, match=r"no accuracy"):
+        _train(alone, unequal, tmp_path / "refused")
+    unscored = alone.model_copy(update={"train": alone.train.model_copy(update={"eval_samples": 0})})
+    assert _train(unscored, unequal, tmp_path / "alone")[1]["steps"] == 12
 
 
 class Interrupted(Silent):
