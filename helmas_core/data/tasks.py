@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helmas_core.data import arithmetic, parse, records, relay, texts
+from helmas_core.data import arithmetic, parse, procedural, records, relay, texts
 from helmas_core.data.examples import MATHEMATICS, WORD_PROBLEMS
 from helmas_core.data.item import Item, pool
 from helmas_core.data.parse import AnswerForm
@@ -130,6 +130,7 @@ FAMILIES: dict[str, Callable[[str], Task]] = {
     "jsonl": _own_file,
     "text": texts.local_text,
     "hub-text": texts.hub_text,
+    "gym": procedural.gym_task,
 }
 
 
