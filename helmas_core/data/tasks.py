@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helmas_core.data import arithmetic, parse, procedural, records, relay, texts
+from helmas_core.data.channels.registry import channel_task
 from helmas_core.data.examples import MATHEMATICS, WORD_PROBLEMS
 from helmas_core.data.item import Item, pool
 from helmas_core.data.parse import AnswerForm
@@ -131,6 +132,7 @@ FAMILIES: dict[str, Callable[[str], Task]] = {
     "text": texts.local_text,
     "hub-text": texts.hub_text,
     "gym": procedural.gym_task,
+    "channel": channel_task,
 }
 
 
