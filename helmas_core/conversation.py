@@ -17,7 +17,7 @@ from helmas_core.config import Config
 from helmas_core.data.prompts import terse
 from helmas_core.errors import ConfigError
 from helmas_core.evaluation.arms import stopped
-from helmas_core.handoff.reasoning import end_of_thought
+from helmas_core.handoff.reasoning import write_thoughts
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import generate
@@ -94,19 +94,10 @@ class Conversation:
 
     def _think(self, turn: Turn, text: str, before: list[tuple[str, str]]) -> list[int]:
         """The teacher's own reasoning as ids. It is asked to be terse; what is handed over does not hold that wish."""
-        begin, end = clock(self.pair.device), end_of_thought(CUE)
         source, query = self._prompt(f"{terse(CUE)}\n\n{text}", before)
-        written = generate(
-            self.pair.teacher.model,
-            None,
-            *pad_left([source + query], self.pair.pad, self.pair.device),
-            self.config.data.reasoning_tokens,
-            ends=endings(self.pair.tokenizer),
-            finished=lambda tokens: end.search(str(self.pair.tokenizer.decode(tokens[-24:]))) is not None,
-        ).tokens[0]
-        turn.reasoning = end.split(decode(self.pair.tokenizer, written), maxsplit=1)[0].strip()
-        turn.seconds["teacher thinks"] = clock(self.pair.device) - begin
-        return encode(self.pair.tokenizer, turn.reasoning)
+        [thought] = write_thoughts(self.pair, CUE, [source + query], self.config.data.reasoning_tokens)
+        turn.reasoning, turn.seconds["teacher thinks"] = thought.text, thought.seconds
+        return encode(self.pair.tokenizer, thought.text)
 
     @torch.no_grad()
     def _hand_over(self, turn: Turn, source: list[int]) -> KVCache:

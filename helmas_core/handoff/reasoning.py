@@ -59,19 +59,20 @@ def _think_anew(
     progress.start(f"teacher thinks about {task.name}", len(order))
     for begin in range(0, len(order), size):
         keys = order[begin : begin + size]
-        written = _write(config, pair, task, [sources[key] for key in keys])
+        written = write_thoughts(pair, task.cue, [sources[key] for key in keys], config.data.reasoning_tokens)
         known.put(dict(zip(keys, written, strict=True)))
         progress.update(begin + len(keys))
     progress.finish()
 
 
-def _write(config: Config, pair: Pair, task: Task, sources: Sequence[list[int]]) -> list[Thought]:
-    end, begin = end_of_thought(task.cue), clock(pair.device)
+def write_thoughts(pair: Pair, cue: str, sources: Sequence[Sequence[int]], limit: int) -> list[Thought]:
+    """What the teacher writes after each of `sources`, up to `cue` or to `limit` tokens."""
+    end, begin = end_of_thought(cue), clock(pair.device)
     written = generate(
         pair.teacher.model,
         None,
         *pad_left(sources, pair.pad, pair.device),
-        config.data.reasoning_tokens,
+        limit,
         ends=endings(pair.tokenizer),
         finished=lambda tokens: end.search(str(pair.tokenizer.decode(tokens[-_TAIL:]))) is not None,
     )

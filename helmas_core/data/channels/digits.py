@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
-from helmas_core.data.channels.told import Told, distinct, number, part, phrased
+from helmas_core.data.channels.told import Told, distinct, number, part, phrased, tell
 from helmas_core.data.channels.words import PLACES
 
 NUMBERS = 4
@@ -23,9 +24,8 @@ _FORMS = (
 
 
 def digits(rng: random.Random, split: str) -> Told:
-    sentence, question = rng.choice(phrased(_FORMS, split))
+    form = rng.choice(phrased(_FORMS, split))
     places = rng.sample(part(PLACES, split), NUMBERS)
     numbers = distinct(NUMBERS, lambda: number(rng, split, rng.choice(LENGTHS)))
-    place, answer = rng.choice(list(zip(places, numbers, strict=True)))
-    told = tuple(sentence.format(n=n, v=v) for n, v in zip(places, numbers, strict=True))
-    return Told(told, question.format(n=place), answer, f"{len(answer)}-digits")
+    told = tell(rng, form, list(zip(places, numbers, strict=True)))
+    return replace(told, kind=f"{len(told.answer)}-digits")

@@ -9,10 +9,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from helmas_core.data.channels.told import Told, number, owned, part, phrased
+from helmas_core.data.channels.told import Form, Told, number, owned, part, phrased
 from helmas_core.data.channels.words import MONTHS, NAMES, NOUNS, PLACES
 
-Form = tuple[str, str]  # the sentence and the question: {n} is the name, {v} the value
 _SIGNS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 
 

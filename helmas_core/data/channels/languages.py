@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from helmas_core.data.channels.told import Told, distinct, number, part, phrased
+from helmas_core.data.channels.told import Form, Told, distinct, number, part, phrased, tell
 from helmas_core.data.channels.words import NAMES, listed
 
 PEOPLE = 3
-Form = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,9 @@ def languages(rng: random.Random, split: str) -> Told:
         for counted, known in ((True, language.numbers), (False, language.names))
         for form in phrased(known, split)
     ]
-    code, counted, (sentence, question) = rng.choice(forms)
+    code, counted, form = rng.choice(forms)
     values = _numbers(rng, split) if counted else rng.sample(_words(code, split), PEOPLE)
-    told = list(zip(rng.sample(part(NAMES, split), PEOPLE), values, strict=True))
-    person, answer = rng.choice(told)
-    return Told(tuple(sentence.format(n=n, v=v) for n, v in told), question.format(n=person), answer, code)
+    return tell(rng, form, list(zip(rng.sample(part(NAMES, split), PEOPLE), values, strict=True)), code)
 
 
 def _numbers(rng: random.Random, split: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from helmas_core.data.channels.told import Told, distinct, part, phrased
+from helmas_core.data.channels.told import Told, distinct, part, phrased, tell
 from helmas_core.data.channels.words import FIRST_NAMES, LAST_NAMES, NOUNS
 
 PEOPLE = 3
@@ -22,9 +22,7 @@ _FORMS = (
 
 
 def rare(rng: random.Random, split: str) -> Told:
-    sentence, question = rng.choice(phrased(_FORMS, split))
+    form = rng.choice(phrased(_FORMS, split))
     first, last = part(FIRST_NAMES, split), part(LAST_NAMES, split)
     people = distinct(PEOPLE, lambda: f"{rng.choice(first)} {rng.choice(last)}")
-    told = list(zip(rng.sample(part(NOUNS, split), PEOPLE), people, strict=True))
-    thing, answer = rng.choice(told)
-    return Told(tuple(sentence.format(n=n, v=v) for n, v in told), question.format(n=thing), answer)
+    return tell(rng, form, list(zip(rng.sample(part(NOUNS, split), PEOPLE), people, strict=True)))

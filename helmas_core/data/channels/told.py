@@ -29,6 +29,7 @@ class Told:
     apart: bool = False
 
 
+Form = tuple[str, str]  # a sentence and its question: {n} is what is asked about, {v} what is told of it
 Channel = Callable[[random.Random, str], Told]  # (random, split) -> one item of the split
 
 
@@ -63,3 +64,10 @@ def number(rng: random.Random, split: str, digits: int) -> str:
     if digits == 1:  # too few for a hash to leave some to every split
         return rng.choice(part("0123456789", split))
     return owned(rng, split, lambda r: str(r.randrange(10 ** (digits - 1), 10**digits)))
+
+
+def tell(rng: random.Random, form: Form, pairs: Sequence[tuple[str, str]], kind: str = "") -> Told:
+    """Every (n, v) of `pairs` told in the sentence of `form`, and one of them asked about."""
+    sentence, question = form
+    asked, answer = rng.choice(pairs)
+    return Told(tuple(sentence.format(n=n, v=v) for n, v in pairs), question.format(n=asked), answer, kind)

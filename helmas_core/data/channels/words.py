@@ -40,8 +40,8 @@ FIRST_NAMES = listed(
 )
 
 LAST_NAMES = listed(
-    "Nahuatzin Ó-Braonáin Hoàng Adékúnlé Vilakazi Hakobyan Þórsson Ní-Dhomhnaill Tsarukyan Jökulsdóttir Mac- "
-    "Giolla Kemaloğlu Etxeberria Szczepański Asantewaa Gwrtheyrn Dlamini Okonkwo Sigurðsson Brzęczyszcz Tlaloc "
+    "Nahuatzin Ó-Braonáin Hoàng Adékúnlé Vilakazi Hakobyan Þórsson Ní-Dhomhnaill Tsarukyan Jökulsdóttir "
+    "Mac-Giolla Kemaloğlu Etxeberria Szczepański Asantewaa Gwrtheyrn Dlamini Okonkwo Sigurðsson Brzęczyszcz Tlaloc "
     "Cadwaladr Kavaliova Mkhize Mac-Aoidh Eldjárn Gżegżółka Iturralde Söderqvist Szentgyörgyi Uí-Cheallaigh "
     "Gündoğdu Nwachukwu Živković Dòmhnallach Tchoupitoulas"
 )
