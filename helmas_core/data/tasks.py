@@ -92,10 +92,6 @@ _TASKS = (
 REGISTRY: dict[str, Task] = {task.name: task for task in _TASKS}
 
 
-def task_names() -> list[str]:
-    return sorted(REGISTRY)
-
-
 def get_task(name: str) -> Task:
     """The task called `name`, or one of a family, such as `jsonl:PATH`. DataError with the nearest name otherwise."""
     family, colon, _ = name.partition(":")
