@@ -141,6 +141,7 @@ class DataConfig(Section):
     handoff: Literal["prompt", "reasoning"] = "reasoning"
     reasoning: Literal["gold", "generate"] = "gold"
     reasoning_tokens: Positive = 320
+    cut_last_step: bool = Field(default=False, description="take the step that states the result off the reasoning")
     max_source_tokens: Positive = 2048
     chat_template: bool = True
 

@@ -6,8 +6,9 @@ starts with a newline, a space and a word, or after a header, and none ends in a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from helmas_core.data.item import Item
@@ -17,6 +18,7 @@ from helmas_core.errors import ConfigError, DataError
 
 Handoff = Literal["prompt", "reasoning"]
 
+_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 BASELINE_STOP = ("\n\nQuestion:", "\nQuestion:")
 
 
@@ -31,6 +33,7 @@ class Prompt:
     """`source` is read by the teacher, `query` by the student after the hand-off, `alone` by a student without one.
 
     `target` is the gold continuation; `stop` ends generation; `choices` are the letters as continuations, or empty.
+    `reasoning` is the part of `source` that tells of it, "" where nothing was left, None where none is taken.
     """
 
     source: str
@@ -39,6 +42,7 @@ class Prompt:
     target: str
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    reasoning: str | None = field(default=None, compare=False)  # says nothing that `source` does not
 
 
 def question_text(item: Item) -> str:
@@ -57,8 +61,20 @@ def takes_reasoning(item: Item, handoff: Handoff) -> bool:
     return handoff == "reasoning" and not item.cue and bool(item.question)
 
 
+def without_last_step(thought: str) -> str:
+    """`thought` up to its last step: its last line, or of a single line the last sentence; "" if it is but one."""
+    lines = [line for line in thought.splitlines() if line.strip()]
+    steps = lines if len(lines) > 1 else _SENTENCES.split(thought.strip())
+    return thought[: thought.rindex(steps[-1])].strip()
+
+
 def render(
-    task: Task, item: Item, handoff: Handoff, template: Template | None = None, reasoning: str | None = None
+    task: Task,
+    item: Item,
+    handoff: Handoff,
+    template: Template | None = None,
+    reasoning: str | None = None,
+    cut: bool = False,
 ) -> Prompt:
     """The prompt of `item` for a hand-off; `template` is None for models without a chat format.
 
@@ -66,25 +82,28 @@ def render(
     Without, private text is all that the teacher reads of its item, and the question stands in the query.
     `reasoning` replaces the item's own (None); "", from a teacher that wrote nothing, renders as the prompt hand-off.
     A text is all source: there is nothing to ask about it.
+    `cut` takes the last step off the reasoning, so that it does not state the result; "" may be what is left of it.
     Raises DataError for an item that takes reasoning and has none, unless it has private text to hand over.
     """
     if task.kind == "text":
         return Prompt(source=item.private, query="", alone="", target="")
     cue, wanted = item.cue or task.cue, takes_reasoning(item, handoff)
-    thought = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
+    whole = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
+    thought = without_last_step(whole) if cut and whole else whole
     opening, header = _user_turn(template, question_text(item))
     alone = opening + _after(header, cue)
     if thought:
         source, query = _with_reasoning(item, thought, cue, template)
     elif item.private:
         source, query = _private(item, cue, template)
-    elif wanted and reasoning is None:
+    elif wanted and reasoning is None and not whole:
         fix = 'set data.handoff = "prompt", or data.reasoning = "generate"'
         raise DataError("the item has no reasoning to hand over", where=item.id, fix=fix)
     else:
         source, query = _prompt_only(task, opening + header, cue)
     choices = tuple(task.gap + letter for letter in LETTERS[: len(item.choices)])
-    return Prompt(source, query, alone, task.gap + item.answer, task.stop, choices)
+    told = thought if wanted else None
+    return Prompt(source, query, alone, task.gap + item.answer, task.stop, choices, told)
 
 
 def _private(item: Item, cue: str, template: Template | None) -> tuple[str, str]:

@@ -193,6 +193,7 @@ def _document(
             "batch": config.eval.batch,
             "handoff": config.data.handoff,
             "reasoning": config.data.reasoning if config.data.handoff == "reasoning" else None,
+            "cut_last_step": config.data.cut_last_step if config.data.handoff == "reasoning" else None,
             "versions": versions(),
             "git": git_state(Path.cwd()),
         },

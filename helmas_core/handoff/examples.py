@@ -34,7 +34,8 @@ class Example:
     """One item, tokenised piece by piece. `text` reads source + query; `student` alone reads `alone`.
 
     `target` is the gold answer with its ending, empty for a text, which has no query either; `choices` are the single
-    tokens that a letters task allows; `thought` is the reasoning in `source` where the teacher wrote it.
+    tokens that a letters task allows; `thought` is what the teacher wrote where it wrote the reasoning, `reasoning`
+    that which `source` tells: "" where nothing was left of it, None where the hand-off takes none.
     """
 
     item: Item
@@ -46,6 +47,7 @@ class Example:
     choices: tuple[int, ...]
     stop: tuple[str, ...]
     thought: Thought | None = None
+    reasoning: str | None = None
 
 
 def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt, thought: Thought | None = None) -> Example:
@@ -69,6 +71,7 @@ def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt, thought: Th
         choices,
         prompt.stop,
         thought,
+        prompt.reasoning,
     )
 
 

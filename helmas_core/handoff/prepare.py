@@ -46,7 +46,9 @@ def prepare(
 
 def _example(config: Config, pair: Pair, task: Task, item: Item, thought: Thought | None) -> Example:
     written = None if thought is None else thought.text
-    return make_example(pair, task, item, render(task, item, config.data.handoff, pair.template, written), thought)
+    data = config.data
+    prompt = render(task, item, data.handoff, pair.template, written, data.cut_last_step)
+    return make_example(pair, task, item, prompt, thought)
 
 
 def _generates(config: Config) -> bool:

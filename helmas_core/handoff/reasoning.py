@@ -98,26 +98,40 @@ def _warn(config: Config, task: Task, thoughts: Sequence[Thought], progress: Pro
 
 
 def summary_of_thoughts(examples: Sequence[Example]) -> dict[str, Any] | None:
-    """What the teacher wrote for `examples`, None if nothing.
+    """What reasoning the sources tell, None if they take none.
 
-    How many thoughts; shares cut off, empty, and such that the task's parser reads the gold answer out of them;
-    seconds in all; mean tokens.
+    How many items take it; shares of them such that none was left, that the task's parser reads the gold answer out
+    of it, and that the answer's own text stands anywhere in it (for a letter also where it is a word). Of what the
+    teacher wrote for them: how many thoughts, the share cut off, seconds in all, mean tokens.
     """
-    kept = [(example, example.thought) for example in examples if example.thought is not None]
-    if not kept:
+    told = [(example, example.reasoning) for example in examples if example.reasoning is not None]
+    if not told:
         return None
     shares = {
-        "truncated": sum(thought.truncated for _, thought in kept),
-        "empty": sum(not thought.text for _, thought in kept),
-        "names_answer": sum(_names_answer(example, thought) for example, thought in kept),
+        "empty": sum(not text for _, text in told),
+        "names_answer": sum(_names_answer(example, text) for example, text in told),
+        "holds_answer": sum(_holds(text, example.item.answer) for example, text in told),
     }
+    figures = {"items": len(told), **{name: round(count / len(told), 4) for name, count in shares.items()}}
+    return {**figures, **_cost_of([example.thought for example in examples if example.thought is not None])}
+
+
+def _cost_of(thoughts: Sequence[Thought]) -> dict[str, Any]:
+    if not thoughts:
+        return {}
     return {
-        "generated": len(kept),
-        **{name: round(count / len(kept), 4) for name, count in shares.items()},
-        "seconds": round(sum(thought.seconds for _, thought in kept), 2),
-        "tokens": round(sum(thought.tokens for _, thought in kept) / len(kept), 1),
+        "generated": len(thoughts),
+        "truncated": round(sum(thought.truncated for thought in thoughts) / len(thoughts), 4),
+        "seconds": round(sum(thought.seconds for thought in thoughts), 2),
+        "tokens": round(sum(thought.tokens for thought in thoughts) / len(thoughts), 1),
     }
 
 
-def _names_answer(example: Example, thought: Thought) -> bool:
-    return same_answer(example.task, example.task.parse(thought.text, cued=False), example.item.answer)
+def _names_answer(example: Example, text: str) -> bool:
+    return same_answer(example.task, example.task.parse(text, cued=False), example.item.answer)
+
+
+def _holds(text: str, answer: str) -> bool:
+    """Whether `answer` stands in `text` by itself, not inside a word or a longer number; "1,234" holds 1234."""
+    plain = re.sub(r"(?<=\d),(?=\d{3})", "", text)
+    return re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)", plain) is not None

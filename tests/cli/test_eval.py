@@ -64,6 +64,9 @@ def test_the_bridge_brings_its_configuration(cli: Cli, core: Core, bridge: Path)
     assert cli(*argv, "-p", "lab", "--handoff", "reasoning").code == 0
     config = core.calls[-1][1]
     assert (config.pair.teacher, config.data.handoff) == ("lab:teacher", "reasoning")
+    assert cli(*argv, "-s", "data.cut_last_step=true").code == 0
+    config = core.calls[-1][1]
+    assert (config.data.cut_last_step, config.data.dataset, config.pair.teacher) == (True, "relay", "T")
 
 
 def test_gates(cli: Cli, core: Core, bridge: Path) -> None:

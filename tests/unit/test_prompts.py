@@ -17,6 +17,7 @@ from helmas_core.data.prompts import (
     render,
     takes_reasoning,
     thinking_prompt,
+    without_last_step,
 )
 from helmas_core.data.tasks import REGISTRY, get_task
 from helmas_core.errors import ConfigError, DataError
@@ -95,6 +96,45 @@ def test_given_reasoning_replaces_the_gold_one() -> None:
 def test_an_empty_thought_hands_over_the_prompt(name: str, item: Item, chat: Template | None) -> None:
     task = get_task(name)
     assert render(task, item, "reasoning", chat, reasoning=" \n") == render(task, item, "prompt", chat)
+
+
+@pytest.mark.parametrize(
+    ("thought", "kept"),
+    [
+        ("He sold 48/2 = 24 in May.\nHe sold 48+24 = 72.", "He sold 48/2 = 24 in May."),
+        ("a = 3.\n\nb = 2a. So b = 6.\n \nHence 9.\n\n", "a = 3.\n\nb = 2a. So b = 6."),
+        ("Two at $1.50 are $3. Three more are $9! So 12.", "Two at $1.50 are $3. Three more are $9!"),
+        ("9 * 2 = 18.\n9 * 2 = 18.", "9 * 2 = 18."),
+        ("9 * 2 = 18.", ""),
+        ("", ""),
+    ],
+)
+def test_the_last_step_is_a_line_or_else_a_sentence(thought: str, kept: str) -> None:
+    assert without_last_step(thought) == kept
+
+
+STEPS = Item("t", "How many?", "72", reasoning="48/2 = 24 in May.\n48+24 = 72.")
+
+
+@pytest.mark.parametrize("chat", [None, template])
+def test_a_cut_reasoning_is_handed_over_without_its_result(chat: Template | None) -> None:
+    whole, cut = (render(get_task("gsm8k"), STEPS, "reasoning", chat, cut=cut) for cut in (False, True))
+    assert whole.source == cut.source + "\n48+24 = 72."
+    assert cut.source.endswith("48/2 = 24 in May.")
+    assert (cut.query, cut.alone, cut.target) == (whole.query, whole.alone, whole.target)
+    assert (whole.reasoning, cut.reasoning) == (STEPS.reasoning, "48/2 = 24 in May.")
+    written = render(get_task("gsm8k"), SUM, "reasoning", chat, "First this. Then that.", cut=True)
+    assert written.reasoning == "First this."
+
+
+@pytest.mark.parametrize("item", [SUM, DERIVED])
+@pytest.mark.parametrize("chat", [None, template])
+def test_a_single_step_leaves_the_prompt(item: Item, chat: Template | None) -> None:
+    cut = render(get_task("gsm8k"), item, "reasoning", chat, cut=True)
+    assert cut == render(get_task("gsm8k"), item, "prompt", chat)
+    assert cut.reasoning == ""
+    with pytest.raises(DataError, match="no reasoning"):
+        render(get_task("arc"), PICK, "reasoning", chat, cut=True)
 
 
 def test_reasoning_about_private_text_follows_the_question() -> None:

@@ -141,7 +141,7 @@ def test_thoughts_are_counted_and_their_loss_is_said_aloud(
     figures = evaluate(config, unequal, None, progress)["reasoning"]
     tokens = [len(encode(unequal.tokenizer, text)) for text, _ in texts]
     assert figures.pop("seconds") >= 0
-    counts = {"generated": 2, "truncated": 0.5, "empty": 0.5, "names_answer": 0.5}
+    counts = {"items": 2, "generated": 2, "truncated": 0.5, "empty": 0.5, "names_answer": 0.5, "holds_answer": 0.5}
     assert figures == {**counts, "tokens": sum(tokens) / 2}
     assert progress.notes == [
         "1 of 2 thoughts about gsm8k were cut off at data.reasoning_tokens = 320; raise it",
@@ -159,6 +159,37 @@ def test_a_teacher_that_never_stops_is_truncated(unequal: Pair, config: Config) 
     assert "2 of 2 thoughts" in progress.notes[0]
 
 
-def test_gold_reasoning_is_no_thought(unequal: Pair, config: Config) -> None:
-    gold = config.model_copy(update={"data": config.data.model_copy(update={"reasoning": "gold"})})
-    assert evaluate(gold, unequal, None, Silent())["reasoning"] is None
+def _gold(config: Config, **data: Any) -> Config:
+    return config.model_copy(update={"data": config.data.model_copy(update={"reasoning": "gold", **data})})
+
+
+def test_gold_reasoning_says_how_often_it_holds_the_answer(unequal: Pair, config: Config) -> None:
+    found = evaluate(_gold(config), unequal, None, Silent())
+    assert found["reasoning"] == {"items": 2, "empty": 0.0, "names_answer": 1.0, "holds_answer": 1.0}
+    assert found["manifest"]["cut_last_step"] is False
+    assert evaluate(_gold(config, handoff="prompt"), unequal, None, Silent())["reasoning"] is None
+
+
+def test_the_last_step_is_cut_and_said_to_be(unequal: Pair, config: Config) -> None:
+    rows = [{"question": QUESTIONS[0], "answer": f"{steps}\n#### 18"} for steps in ("Twice nine.\n9*2=18.", "18.")]
+    assert config.data.data_dir is not None
+    (config.data.data_dir / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cut = _gold(config, cut_last_step=True)
+    sources = [decode(unequal.tokenizer, e.source) for e in prepare(cut, unequal, "test", None, 0, Silent())]
+    assert sources == [f"{QUESTIONS[0]}\nTwice nine.", QUESTIONS[0]]
+    found = evaluate(cut, unequal, None, Silent())
+    assert found["reasoning"] == {"items": 2, "empty": 0.5, "names_answer": 0.0, "holds_answer": 0.0}
+    assert found["manifest"]["cut_last_step"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "holds"),
+    [
+        ("He pays $1,234.", "1234", True),
+        ("It is 18. Then 20.", "18", True),
+        ("It is 180, or 3.18, or 18.5.", "18", False),
+        ("-5 it is", "-5", True),
+    ],
+)
+def test_an_answer_stands_by_itself(text: str, answer: str, holds: bool) -> None:
+    assert reasoning._holds(text, answer) is holds
