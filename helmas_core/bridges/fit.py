@@ -6,10 +6,13 @@ states. Shapes: B batch, L layers, H KV heads, T tokens, D head dim; N rows, I i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+
+from helmas_core.errors import DataError
 
 
 class Statistics(nn.Module):
@@ -46,33 +49,92 @@ class Statistics(nn.Module):
         return keys * std[0] + mean[0], values * std[1] + mean[1]
 
 
+@dataclass(frozen=True)
+class Moments:
+    """What least squares needs to know of rows X [L, N, I] and Y [L, N, O], per layer, in fp32; moments add up."""
+
+    gram: Tensor
+    cross: Tensor
+    power: Tensor
+    rows: int
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> Moments:
+        x, y = x.float(), y.float()
+        return cls(x.transpose(1, 2) @ x, x.transpose(1, 2) @ y, y.square().sum((1, 2)), x.shape[1])
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def solve(self, strength: float, rank: int | None = None) -> Tensor:
+        """W [L, I, O] of min ‖XW − Y‖² + λN‖W‖², where λ is `strength`; with `rank` R, the best of that rank."""
+        regular = self.gram.clone()
+        regular.diagonal(dim1=1, dim2=2).add_(strength * self.rows)
+        solution = torch.cholesky_solve(self.cross, torch.linalg.cholesky(regular))
+        return solution if rank is None else self._reduce(solution, rank)
+
+    def _reduce(self, solution: Tensor, rank: int) -> Tensor:
+        """Reduced-rank ridge regression (Mukherjee and Zhu, 2011): of the full solution W, keep the R directions of
+        the outputs with the largest fitted power Wᵀ(XᵀX + λN)W = WᵀXᵀY."""
+        fitted = solution.transpose(1, 2) @ self.cross
+        top = torch.linalg.eigh((fitted + fitted.transpose(1, 2)) / 2).eigenvectors[:, :, -rank:]
+        return solution @ top @ top.transpose(1, 2)
+
+    def unexplained(self, weight: Tensor) -> float:
+        """Share of the targets' power that W = `weight` [L, I, O] leaves on these rows, mean over layers."""
+        residual = self.power - 2 * (weight * self.cross).sum((1, 2)) + (weight * (self.gram @ weight)).sum((1, 2))
+        return (residual / self.power).mean().item()
+
+
 class Ridge:
-    """min ‖XW − Y‖² + λN‖W‖² per layer, from streamed rows; only the Gram matrices are kept, in fp32."""
+    """Ridge regression per layer from streamed rows, of which only the moments are kept.
 
-    def __init__(self, strength: float) -> None:
-        self.strength, self.rows = strength, 0
-        self.gram: Tensor | None = None
+    Of several strengths it takes, for all layers together, the one that leaves least of the held-out rows
+    unexplained, and fits all rows with it.
+    """
 
-    def add(self, x: Tensor, y: Tensor, real: Tensor) -> None:
-        """x [L, N, I], y [L, N, O], real [N] bool."""
-        x, y = x[:, real].float(), y[:, real].float()
-        gram, cross, power = x.transpose(1, 2) @ x, x.transpose(1, 2) @ y, y.square().sum((1, 2))
-        if self.gram is None:
-            self.gram, self.cross, self.power = gram, cross, power
-        else:
-            self.gram, self.cross, self.power = self.gram + gram, self.cross + cross, self.power + power
-        self.rows += int(real.sum())
+    def __init__(self, strengths: Sequence[float], rank: int | None = None) -> None:
+        self.strengths, self.rank = tuple(strengths), rank
+        self.strength = self.strengths[0]
+        self.kept: Moments | None = None
+        self.held: Moments | None = None
+
+    def add(self, x: Tensor, y: Tensor, real: Tensor, held: Tensor) -> None:
+        """x [L, N, I], y [L, N, O], real and held [N] bool: padding is left out, held-out rows choose the strength."""
+        held = held & (len(self.strengths) > 1)
+        self.kept = _extend(self.kept, x, y, real & ~held)
+        self.held = _extend(self.held, x, y, real & held)
 
     def solve(self) -> Tensor:
-        """W [L, I, O]."""
-        assert self.gram is not None
-        regular = self.gram + self.strength * self.rows * torch.eye(self.gram.shape[1]).to(self.gram)
-        self.solution = torch.cholesky_solve(self.cross, torch.linalg.cholesky(regular))
+        """W [L, I, O]; DataError if several strengths are given and no rows to choose by."""
+        if len(self.strengths) > 1:
+            self.strength = self._choose()
+        assert self.kept is not None
+        self.moments = self.kept if self.held is None else self.kept + self.held
+        self.solution = self.moments.solve(self.strength, self.rank)
         return self.solution
+
+    def _choose(self) -> float:
+        if self.kept is None or self.held is None:
+            fix = "raise train.calibration_items, or give one number"
+            raise DataError("too few items to choose a ridge strength by", where="bridge.ridge", fix=fix)
+        errors = [self._held_out(self.kept, self.held, strength) for strength in self.strengths]
+        return self.strengths[errors.index(min(errors))]
+
+    def _held_out(self, kept: Moments, held: Moments, strength: float) -> float:
+        try:
+            return held.unexplained(kept.solve(strength, self.rank))
+        except torch.linalg.LinAlgError:  # too small for fp32, where features depend on each other
+            return float("inf")
 
     def unexplained(self) -> float:
         """Share of the targets' power that the solution leaves, on the rows that it was fitted to."""
-        assert self.gram is not None
-        w = self.solution
-        residual = self.power - 2 * (w * self.cross).sum((1, 2)) + (w * (self.gram @ w)).sum((1, 2))
-        return (residual / self.power).mean().item()
+        return self.moments.unexplained(self.solution)
+
+
+def _extend(moments: Moments | None, x: Tensor, y: Tensor, rows: Tensor) -> Moments | None:
+    """`moments` and those of the chosen `rows` [N] together."""
+    if not rows.any():
+        return moments
+    new = Moments.of(x[:, rows], y[:, rows])
+    return new if moments is None else moments + new

@@ -7,6 +7,7 @@ and a closed-form start. Shapes: B batch, L layers, H KV heads, T tokens, D head
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import count
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,6 +23,9 @@ from helmas_core.errors import CacheError
 from helmas_core.models.cache import KVCache
 from helmas_core.models.geometry import Geometry
 
+AUTO_RIDGE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+Strength = Annotated[float, Field(gt=0)]
+
 
 class HelmasOptions(Section):
     layer_blending: Literal["skip", "blend", "attention"] = "attention"
@@ -34,7 +38,20 @@ class HelmasOptions(Section):
     teacher_rope_base: float | None = None
     student_rope_base: float | None = None
     start: Literal["ridge", "random", "identity"] = "ridge"
-    ridge: Annotated[float, Field(gt=0)] = 0.01
+    ridge: Strength | Literal["auto"] | Annotated[tuple[Strength, ...], Field(min_length=1)] = 0.01
+    rank: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _rank_needs_width(self) -> HelmasOptions:
+        if self.rank is not None and self.projector_input == "head":
+            raise ValueError('rank needs projector_input = "layer" or "neighbourhood"')
+        return self
+
+    def strengths(self) -> tuple[float, ...]:
+        """The ridge strengths to choose from."""
+        if self.ridge == "auto":
+            return AUTO_RIDGE
+        return self.ridge if isinstance(self.ridge, tuple) else (self.ridge,)
 
     @model_validator(mode="after")
     def _identity_needs_heads(self) -> HelmasOptions:
@@ -126,14 +143,24 @@ class HelmasBridge(Bridge):
             return {"start": "random"}
         if self.options.start == "identity":
             return self._start_identity()
-        solvers = [Ridge(self.options.ridge) for _ in self.projectors]
-        for state, own in ((s.to(self.source.mean.device), o.to(self.source.mean.device)) for s, o in pairs):
-            inputs = self._inputs(self._standard(state, self.ropes and self.ropes[0], self.source))
-            for solver, x, y in zip(solvers, inputs, self._targets(own), strict=True):
-                solver.add(x, y, self._row_mask(state, x))
+        solvers = self._regress(pairs)
         for projector, solver in zip(self.projectors, solvers, strict=True):
             projector.set_linear(solver.solve())  # type: ignore[operator]
-        return {"start": "ridge", "rows": solvers[0].rows, "unexplained": [round(s.unexplained(), 4) for s in solvers]}
+        figures = {"start": "ridge", "rows": solvers[0].moments.rows}
+        if len(solvers[0].strengths) > 1:
+            figures["ridge"] = [s.strength for s in solvers]
+        return {**figures, "unexplained": [round(s.unexplained(), 4) for s in solvers]}
+
+    def _regress(self, pairs: list[tuple[KVCache, KVCache]]) -> list[Ridge]:
+        """A solver per projector that has seen all rows; the first of every ten items is there to choose λ by."""
+        solvers = [Ridge(self.options.strengths(), self.options.rank) for _ in self.projectors]
+        device, items = self.source.mean.device, count()
+        for state, own in ((s.to(device), o.to(device)) for s, o in pairs):
+            inputs = self._inputs(self._standard(state, self.ropes and self.ropes[0], self.source))
+            held = torch.tensor([next(items) % 10 == 0 for _ in range(state.batch)], device=device)[:, None]
+            for solver, x, y in zip(solvers, inputs, self._targets(own), strict=True):
+                solver.add(x, y, _rows_of(state.mask, x), _rows_of(held.expand_as(state.mask), x))
+        return solvers
 
     def _start_identity(self) -> dict[str, Any]:
         for projector in self.projectors:
@@ -159,10 +186,6 @@ class HelmasBridge(Bridge):
         last = 3 if self.options.projector_input == "layer" else 4
         return [t.flatten(last).flatten(1, last - 1) for t in (keys, values)]
 
-    def _row_mask(self, state: KVCache, x: Tensor) -> Tensor:
-        """[N]: which rows of x belong to real tokens."""
-        return state.mask.flatten().repeat_interleave(x.shape[1] // state.mask.numel())
-
     def diagnostics(self) -> dict[str, Any]:
         blend = None if self.blend is None else self.blend.weights()  # type: ignore[operator]
         return {
@@ -175,11 +198,16 @@ class HelmasBridge(Bridge):
         projector = self.projectors[0]
         assert isinstance(projector, WideProjector)
         student, layers = self.student_geometry, self.teacher_geometry.layers
-        weight = projector.linear.detach().float().square()
+        weight = projector.matrix().detach().float().square()
         parts = weight.reshape(student.layers, self.window.shape[1], -1, 2, student.kv_heads * student.head_dim)
         share = parts.sum((2, 4)).permute(2, 0, 1)
         spread = share.new_zeros(2, student.layers, layers).scatter(2, self.window.expand(2, -1, -1), share)
         return spread / spread.sum(2, keepdim=True).clamp(min=1e-12)
+
+
+def _rows_of(tokens: Tensor, x: Tensor) -> Tensor:
+    """What is said of tokens, [B, T], for the rows of x that belong to them, [N]."""
+    return tokens.flatten().repeat_interleave(x.shape[1] // tokens.numel())
 
 
 def _window(teacher_layers: int, student_layers: int, neighbours: int) -> Tensor:
@@ -197,4 +225,5 @@ def _projector(teacher: Geometry, student: Geometry, options: HelmasOptions) -> 
     inputs, outputs = teacher.kv_heads * teacher.head_dim, student.kv_heads * student.head_dim
     if options.projector_input == "neighbourhood":
         inputs, outputs = 2 * inputs * min(options.neighbours, teacher.layers), 2 * outputs
-    return WideProjector(layers, inputs, outputs, round(outputs * options.hidden_expansion), depth)
+    rank = None if options.rank is None else min(options.rank, inputs, outputs)
+    return WideProjector(layers, inputs, outputs, round(outputs * options.hidden_expansion), depth, rank)

@@ -63,11 +63,12 @@ def _factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 class WideProjector(nn.Module):
-    """A linear map plus, from depth 2 on, a GELU residual whose last map starts at zero."""
+    """A linear map, of full or of low rank, plus from depth 2 on a GELU residual whose last map starts at zero."""
 
-    def __init__(self, layers: int, inputs: int, outputs: int, hidden: int, depth: int) -> None:
+    def __init__(self, layers: int, inputs: int, outputs: int, hidden: int, depth: int, rank: int | None) -> None:
         super().__init__()
-        self.linear = _weight(layers, inputs, outputs)
+        self.linear = _weight(layers, inputs, rank or outputs)
+        self.widen = None if rank is None else _weight(layers, rank, outputs)
         self.residual = DeepProjector(layers, inputs, outputs, hidden, depth) if depth > 1 else None
         if self.residual is not None:
             nn.init.zeros_(self.residual.maps[-1])
@@ -75,11 +76,21 @@ class WideProjector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[L, N, I] → [L, N, O]."""
         straight = torch.bmm(x, self.linear)
+        straight = straight if self.widen is None else torch.bmm(straight, self.widen)
         return straight if self.residual is None else straight + self.residual(x)
 
     @torch.no_grad()
     def set_linear(self, weight: Tensor) -> None:
-        self.linear.copy_(weight)
+        """Start at `weight` [L, I, O], or at its nearest map of this projector's rank."""
+        if self.widen is None:
+            self.linear.copy_(weight)
+            return
+        for part, factor in zip((self.linear, self.widen), _factors(weight, self.widen.shape[1]), strict=True):
+            part.copy_(factor)
+
+    def matrix(self) -> Tensor:
+        """The linear map as one matrix, [L, I, O]."""
+        return self.linear if self.widen is None else torch.bmm(self.linear, self.widen)
 
 
 class HeadMap(nn.Module):

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from helmas_core.bridges.helmas import HelmasBridge, HelmasOptions
+from helmas_core.bridges.helmas import AUTO_RIDGE, HelmasBridge, HelmasOptions
 from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import BridgeSection
+from helmas_core.errors import DataError
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.inject import forward, generate
@@ -30,6 +31,8 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 OPTIONS += [{"projector_input": "layer", "projector_depth": depth} for depth in (1, 2, 3)]
 OPTIONS += [{"projector_input": "neighbourhood", "neighbours": k} for k in (1, 4, 9)]
+OPTIONS += [{"projector_input": "neighbourhood", "rank": r, "ridge": "auto"} for r in (16, 1000)]
+OPTIONS += [{"projector_input": "layer", "rank": 30, "projector_depth": 1}]
 OPTIONS += [
     {"projector_depth": 1},
     {"projector_depth": 3, "hidden_expansion": 0.5},
@@ -99,6 +102,47 @@ def test_the_closed_form_start_recovers_a_linear_pair() -> None:
         bridge, state, own = _fitted(tiny_pair(model, model), **options)
         predicted, target = bridge.translate(state), bridge.standard_form(own)
         assert losses.cache_mse(predicted, target, state.mask).item() < 1e-3, projector_input
+
+
+def test_a_full_rank_starts_like_no_bottleneck(unequal: Pair) -> None:
+    start = {"projector_input": "neighbourhood", "projector_depth": 1}
+    bridge, state, _ = _fitted(unequal, **start)
+    wide, narrow = (_fitted(unequal, **start, rank=rank)[0] for rank in (96, 24))  # O = 2 · 2 heads · 24
+    for ours, theirs in zip(wide(state).keys, bridge(state).keys, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert narrow.parameter_count() == 3 * 24 * (512 + 96)
+    matrix = narrow.projectors[0].matrix()  # type: ignore[operator]
+    assert torch.linalg.matrix_rank(matrix, rtol=1e-4).tolist() == [24] * 3
+    torch.testing.assert_close(bridge.diagnostics()["blend"], wide.diagnostics()["blend"], rtol=1e-3, atol=1e-4)
+
+
+def test_parameter_budgets_of_a_real_pair() -> None:
+    """Qwen2.5 1.5B to 0.5B: two settings under 5 million, one under 50."""
+    teacher = Geometry("qwen2", 28, 12, 2, 128, 1536, 151936, 1e6, "default", 0)
+    student = Geometry("qwen2", 24, 14, 2, 64, 896, 151936, 1e6, "default", 0)
+    counts = []
+    for options in ({"projector_depth": 1, "rank": 88}, {"rank": 64, "hidden_expansion": 0.1}, {"hidden_expansion": 2}):
+        section = BridgeSection.model_validate({"projector_input": "neighbourhood", **options})
+        with torch.device("meta"):
+            counts.append(make_bridge(section, teacher, student).parameter_count())
+    assert counts == [4_866_048, 4_976_640, 40_894_464]
+
+
+def test_the_chosen_ridge_is_reported(unequal: Pair) -> None:
+    bridge = HelmasBridge(unequal.teacher.geometry, unequal.student.geometry, "replace", HelmasOptions(ridge="auto"))
+    bridge.attach(unequal)
+    batch = pad_left([[*SOURCES[i % 4], 7 + i] for i in range(12)], 0)
+    figures = bridge.fit([(capture(unequal.teacher.model, *batch), capture(unequal.student.model, *batch))])
+    assert len(figures["ridge"]) == 2 and set(figures["ridge"]) <= set(AUTO_RIDGE)
+    assert figures["rows"] == 2 * int(batch[1].sum())  # all heads of all real tokens, held out or not
+    single = pad_left(SOURCES[:1], 0)
+    with pytest.raises(DataError, match=r"bridge\.ridge"):
+        bridge.fit([(capture(unequal.teacher.model, *single), capture(unequal.student.model, *single))])
+
+
+def test_a_rank_needs_wide_inputs() -> None:
+    with pytest.raises(ValueError, match="rank needs projector_input"):
+        HelmasOptions(rank=8)
 
 
 def test_statistics_ignore_padding(unequal: Pair) -> None:

@@ -29,6 +29,8 @@ BRIDGES: list[dict[str, Any]] = [
     {"start": "random", "layer_blending": "blend", "mode": "fuse"},
     {"start": "random", "projector_input": "layer", "layer_blending": "attention"},
     {"start": "random", "projector_input": "neighbourhood"},
+    {"projector_input": "neighbourhood", "rank": 8, "ridge": "auto"},
+    {"start": "random", "projector_input": "layer", "rank": 8, "projector_depth": 1, "mode": "fuse"},
     {"start": "random", "rope_handling": "naive", "projector_depth": 3},
 ]
 

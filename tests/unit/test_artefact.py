@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from helmas_core.bridges.artefact import describe, load_bridge, read_metadata, save_bridge
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, Config
+from helmas_core.config import BridgeSection, Config, load_config
 from helmas_core.errors import CheckpointError, ConfigError
 from helmas_core.models.cache import capture
 from helmas_core.models.pair import Pair
@@ -38,6 +38,31 @@ def test_a_round_trip_gives_the_same_cache(unequal: Pair, tmp_path: Path) -> Non
     again = load_bridge(tmp_path / "b.safetensors", unequal)
     assert all(torch.equal(a, b) for a, b in zip(again(state, own).keys, bridge(state, own).keys, strict=True))
     assert not any(p.requires_grad for p in again.parameters())
+
+
+def test_a_low_rank_round_trip_gives_the_same_cache(unequal: Pair, tmp_path: Path) -> None:
+    section = BridgeSection.model_validate({"projector_input": "neighbourhood", "rank": 8, "ridge": [0.01, 0.1]})
+    bridge, read = build_bridge(section, unequal), pad_left([[5, 6, 7], [8, 9], [9, 5]], 0)
+    state, own = capture(unequal.teacher.model, *read), capture(unequal.student.model, *read)
+    bridge.fit([(state, own)])
+    save_bridge(tmp_path / "b.safetensors", bridge, describe(Config(bridge=section), unequal, {}))
+    again = load_bridge(tmp_path / "b.safetensors", unequal)
+    assert all(torch.equal(a, b) for a, b in zip(again(state).values, bridge(state).values, strict=True))
+
+
+def test_a_file_from_before_an_option_was_there_still_loads(unequal: Pair, tmp_path: Path) -> None:
+    section = BridgeSection.model_validate({"projector_input": "neighbourhood"})
+    path = tmp_path / "b.safetensors"
+    save_bridge(path, build_bridge(section, unequal), describe(Config(bridge=section), unequal, {}))
+    config = read_metadata(path)["config"]
+    _rewrite(path, config={**config, "data": {k: v for k, v in config["data"].items() if k != "cut_last_step"}})
+    load_bridge(path, unequal)
+    assert load_config([], [], base=read_metadata(path)["config"]).data.cut_last_step is False
+    assert {name for name in load_file(path) if name.startswith("projectors")} == {
+        "projectors.0.linear",
+        "projectors.0.residual.maps.0",
+        "projectors.0.residual.maps.1",
+    }
 
 
 def test_the_metadata_says_what_the_file_is(saved: Path) -> None:
