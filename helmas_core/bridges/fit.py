@@ -124,8 +124,8 @@ class Ridge:
     def _held_out(self, kept: Moments, held: Moments, strength: float) -> float:
         try:
             return held.unexplained(kept.solve(strength, self.rank))
-        except torch.linalg.LinAlgError:  # too small for fp32, where features depend on each other
-            return float("inf")
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            return float("inf")  # too small for fp32, where features depend on each other
 
     def unexplained(self) -> float:
         """Share of the targets' power that the solution leaves, on the rows that it was fitted to."""
