@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -48,8 +48,11 @@ class Bridge(nn.Module, ABC):
         """`translate`'s output as a cache at the state's positions, fused with `own` in mode "fuse"."""
 
     @abstractmethod
-    def fit(self, batches: Iterable[tuple[KVCache, KVCache]]) -> dict[str, Any]:
-        """Statistics and a closed-form start from (teacher state, student's own cache) pairs; returns figures."""
+    def fit(self, batches: Sequence[tuple[KVCache, KVCache]]) -> dict[str, Any]:
+        """Statistics and a closed-form start from (teacher state, student's own cache) pairs; returns figures.
+
+        Goes over `batches` more than once and holds one of them at a time.
+        """
 
     def diagnostics(self) -> dict[str, Any]:
         """What `inspect-cache` may show: blend weights, gates."""

@@ -6,7 +6,7 @@ states. Shapes: B batch, L layers, H KV heads, T tokens, D head dim; N rows, I i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -26,19 +26,10 @@ class Statistics(nn.Module):
         self.register_buffer("mean", torch.zeros(2, layers, heads, dim))
         self.register_buffer("std", torch.ones(2, layers, heads, dim))
 
-    def measure(self, states: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
-        """From (keys, values, mask) batches, [B, L, H, T, D] twice and [B, T]; padding does not count. The sums
-        run in fp64, where a mean of 200 beside a deviation of 1 loses nothing."""
-        count, total, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
-        for keys, values, mask in states:
-            for which, state in enumerate((keys, values)):
-                rows = state.double().permute(0, 3, 1, 2, 4)[mask].cpu()
-                total[which] += rows.sum(0)
-                squares[which] += rows.square().sum(0)
-            count += int(mask.sum())
-        mean = total / count
+    def set(self, sums: Sums) -> None:
+        mean = sums.total / sums.count
         self.mean.copy_(mean)
-        self.std.copy_((squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4))
+        self.std.copy_((sums.squares / sums.count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4))
 
     def standardise(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = self.mean[:, :, :, None], self.std[:, :, :, None]
@@ -47,6 +38,21 @@ class Statistics(nn.Module):
     def restore(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = self.mean[:, :, :, None], self.std[:, :, :, None]
         return keys * std[0] + mean[0], values * std[1] + mean[1]
+
+
+class Sums:
+    """What statistics are made of, in fp64, where a mean of 200 beside a deviation of 1 loses nothing."""
+
+    def __init__(self, of: Statistics) -> None:
+        self.count, self.total, self.squares = 0, torch.zeros_like(of.mean).double(), torch.zeros_like(of.mean).double()
+
+    def add(self, keys: Tensor, values: Tensor, mask: Tensor) -> None:
+        """Keys and values [B, L, H, T, D] with their mask [B, T]; padding does not count."""
+        for which, state in enumerate((keys, values)):
+            rows = state.permute(0, 3, 1, 2, 4)[mask].double()
+            self.total[which] += rows.sum(0)
+            self.squares[which] += rows.square().sum(0)
+        self.count += int(mask.sum())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ and a closed-form start. Shapes: B batch, L layers, H KV heads, T tokens, D head
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import count
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.blend import build_blend, centres
-from helmas_core.bridges.fit import Ridge, Statistics
+from helmas_core.bridges.fit import Ridge, Statistics, Sums
 from helmas_core.bridges.project import DeepProjector, HeadMap, WideProjector
 from helmas_core.config import Section
 from helmas_core.errors import CacheError
@@ -136,14 +136,13 @@ class HelmasBridge(Bridge):
         return mixed[0], mixed[1]
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[KVCache, KVCache]]) -> dict[str, Any]:
-        pairs = [(state.to("cpu"), own.to("cpu")) for state, own in batches]  # many tokens: not on the GPU
-        self._fit_statistics(pairs)
+    def fit(self, batches: Sequence[tuple[KVCache, KVCache]]) -> dict[str, Any]:
+        self._fit_statistics(batches)
         if self.options.start == "random":
             return {"start": "random"}
         if self.options.start == "identity":
             return self._start_identity()
-        solvers = self._regress(pairs)
+        solvers = self._regress(batches)
         for projector, solver in zip(self.projectors, solvers, strict=True):
             projector.set_linear(solver.solve())  # type: ignore[operator]
         figures = {"start": "ridge", "rows": solvers[0].moments.rows}
@@ -151,11 +150,11 @@ class HelmasBridge(Bridge):
             figures["ridge"] = [s.strength for s in solvers]
         return {**figures, "unexplained": [round(s.unexplained(), 4) for s in solvers]}
 
-    def _regress(self, pairs: list[tuple[KVCache, KVCache]]) -> list[Ridge]:
+    def _regress(self, batches: Sequence[tuple[KVCache, KVCache]]) -> list[Ridge]:
         """A solver per projector that has seen all rows; the first of every ten items is there to choose λ by."""
         solvers = [Ridge(self.options.strengths(), self.options.rank) for _ in self.projectors]
         device, items = self.source.mean.device, count()
-        for state, own in ((s.to(device), o.to(device)) for s, o in pairs):
+        for state, own in ((s.to(device), o.to(device)) for s, o in batches):
             inputs = self._inputs(self._standard(state, self.ropes and self.ropes[0], self.source))
             held = torch.tensor([next(items) % 10 == 0 for _ in range(state.batch)], device=device)[:, None]
             for solver, x, y in zip(solvers, inputs, self._targets(own), strict=True):
@@ -170,13 +169,17 @@ class HelmasBridge(Bridge):
             )  # type: ignore[operator]
         return {"start": "identity"}
 
-    def _fit_statistics(self, pairs: list[tuple[KVCache, KVCache]]) -> None:
+    def _fit_statistics(self, batches: Sequence[tuple[KVCache, KVCache]]) -> None:
         assert self.ropes is not None
-        full = self.options.rope_handling == "full"
-        for side, statistics, rope in ((0, self.source, self.ropes[0]), (1, self.target, self.ropes[1])):
-            placed = (pair[side].to(self.source.mean.device) for pair in pairs)
-            caches = (rope.unrotate(cache) if full else cache for cache in placed)
-            statistics.measure((*c.stacked(), c.mask) for c in caches)
+        full, device = self.options.rope_handling == "full", self.source.mean.device
+        both = [(self.source, Sums(self.source), self.ropes[0]), (self.target, Sums(self.target), self.ropes[1])]
+        for pair in batches:
+            for (_, sums, rope), cache in zip(both, pair, strict=True):
+                placed = cache.to(device)
+                plain = rope.unrotate(placed) if full else placed
+                sums.add(*plain.stacked(), plain.mask)
+        for statistics, sums, _ in both:
+            statistics.set(sums)
 
     def _targets(self, own: KVCache) -> list[Tensor]:
         """The student's own standardised cache in the projectors' output layout."""

@@ -81,13 +81,15 @@ def render(
     With reasoning, the teacher reads private text, question and reasoning, and the student's query is the cue alone.
     Without, private text is all that the teacher reads of its item, and the question stands in the query.
     `reasoning` replaces the item's own (None); "", from a teacher that wrote nothing, renders as the prompt hand-off.
-    A text is all source: there is nothing to ask about it.
+    A text is all source: there is nothing to ask about it. A task whose data set tells no reasoning takes none unless
+    the teacher writes it, so that one mix may hold both sorts.
     `cut` takes the last step off the reasoning, so that it does not state the result; "" may be what is left of it.
     Raises DataError for an item that takes reasoning and has none, unless it has private text to hand over.
     """
     if task.kind == "text":
         return Prompt(source=item.private, query="", alone="", target="")
-    cue, wanted = item.cue or task.cue, takes_reasoning(item, handoff)
+    cue = item.cue or task.cue
+    wanted = takes_reasoning(item, handoff) and (task.reasons or reasoning is not None or bool(item.reasoning))
     whole = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
     thought = without_last_step(whole) if cut and whole else whole
     opening, header = _user_turn(template, question_text(item))

@@ -121,7 +121,7 @@ class Trainer:
     def _indices(self, stage: int, step: int, size: int) -> list[int]:
         """The examples of micro-batch `step` of a stage."""
         if self.mix is not None:
-            return self.mix.batch(stage, step, size)
+            return self.mix.batch(step, size)
         return batch_indices(self.config.seed, stage, step, size, len(self.examples))
 
     def _step(self, step: Step) -> tuple[dict[str, float], int]:

@@ -2,7 +2,8 @@
 
 Draws come in blocks of `BLOCK`. A block holds every source in its share, spread evenly over the block with seeded
 jitter, so that each batch comes close to the shares as well. A source hands out its items in seeded permutations, one
-after the other: a small one comes round again while a large one is still new.
+after the other: a small one comes round again while a large one is still new. Every stage draws from the start, as does
+the closed-form start before them: what one of them had the models read, the others need not have read again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from helmas_core.errors import DataError
 from helmas_core.handoff.examples import Example
 
 BLOCK = 1000
-CALIBRATION = -1  # the stage of the items that statistics and the closed-form start are fitted on
 
 
 class Mix:
@@ -32,17 +32,17 @@ class Mix:
             fix = "give it longer texts, raise data.max_source_tokens, or set its weight to 0"
             raise DataError("no item of this source is left to train on", where=f"data.mix.{empty[0]}", fix=fix)
 
-    def batch(self, stage: int, step: int, size: int) -> list[int]:
-        """The indices of the examples in batch `step` of a stage."""
-        return [self.draw(stage, place) for place in range(step * size, (step + 1) * size)]
+    def batch(self, step: int, size: int) -> list[int]:
+        """The indices of the examples in batch `step`."""
+        return [self.draw(place) for place in range(step * size, (step + 1) * size)]
 
-    def draw(self, stage: int, place: int) -> int:
-        """The index of the example at `place`, counted from 0, in the draws of a stage."""
+    def draw(self, place: int) -> int:
+        """The index of the example at `place`, counted from 0."""
         block, offset = divmod(place, BLOCK)
-        name, before = _block(self.seed, stage, block, tuple(self.quotas.items()))[offset]
+        name, before = _block(self.seed, block, tuple(self.quotas.items()))[offset]
         own = self.places[name]
         turn, position = divmod(block * self.quotas[name] + before, len(own))
-        return own[_permutation(self.seed, stage, name, turn, len(own))[position]]
+        return own[_permutation(self.seed, name, turn, len(own))[position]]
 
 
 def quotas(shares: Mapping[str, float], total: int) -> dict[str, int]:
@@ -58,13 +58,13 @@ def quotas(shares: Mapping[str, float], total: int) -> dict[str, int]:
 
 
 @lru_cache(maxsize=4)
-def _block(seed: int, stage: int, block: int, parts: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:
+def _block(seed: int, block: int, parts: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:
     """For each place in a block: the source, and how many of its draws came before in this block."""
-    rng = random.Random(f"mix/{seed}/{stage}/{block}")
+    rng = random.Random(f"mix/{seed}/{block}")
     spread = [((number + rng.random()) / quota, name, number) for name, quota in parts for number in range(quota)]
     return [(name, number) for _, name, number in sorted(spread)]
 
 
 @lru_cache(maxsize=32)
-def _permutation(seed: int, stage: int, name: str, turn: int, count: int) -> list[int]:
-    return random.Random(f"mix/{seed}/{stage}/{name}/{turn}").sample(range(count), count)
+def _permutation(seed: int, name: str, turn: int, count: int) -> list[int]:
+    return random.Random(f"mix/{seed}/{name}/{turn}").sample(range(count), count)

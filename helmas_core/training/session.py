@@ -19,12 +19,13 @@ from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import open_store
+from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import Run, write_text
 from helmas_core.training import checkpoint
 from helmas_core.training.loop import Step, Trainer
-from helmas_core.training.mix import CALIBRATION, Mix
+from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
 
 VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
@@ -95,7 +96,7 @@ class Session:
     def _calibration(self, examples: Sequence[Example], mix: Mix | None) -> Sequence[Example]:
         """What statistics and the closed-form start are fitted on: drawn by the mix, or the first items."""
         count = self.config.train.calibration_items
-        return examples[:count] if mix is None else [examples[i] for i in mix.batch(CALIBRATION, 0, count)]
+        return examples[:count] if mix is None else [examples[i] for i in mix.batch(0, count)]
 
     def _read(self, objective: Objective, examples: Sequence[Example]) -> None:
         """Let both models read every source that training will use, once, as far as memory and store go."""
@@ -123,7 +124,7 @@ class Session:
         chosen = sorted(examples, key=lambda e: len(e.source))
         groups = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
         self.progress.note(f"fitting the start on {len(chosen)} items")
-        figures = objective.bridge.fit(objective.states(group) for group in groups)
+        figures = objective.bridge.fit(Pairs(objective, groups))
         figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
         self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
         self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
@@ -225,6 +226,19 @@ def _step_of(line: str) -> int | None:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+class Pairs(Sequence[tuple[KVCache, KVCache]]):
+    """Both models' caches of each group of examples, read when asked for: all at once they may exceed the memory."""
+
+    def __init__(self, objective: Objective, groups: Sequence[Sequence[Example]]) -> None:
+        self.objective, self.groups = objective, groups
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.objective.states(self.groups[index])
 
 
 @torch.no_grad()

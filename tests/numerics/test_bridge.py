@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from helmas_core.bridges.fit import Statistics, Sums
 from helmas_core.bridges.helmas import AUTO_RIDGE, HelmasBridge, HelmasOptions
 from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import BridgeSection
@@ -145,16 +146,22 @@ def test_a_rank_needs_wide_inputs() -> None:
         HelmasOptions(rank=8)
 
 
+def _sums(statistics: Statistics, cache: KVCache) -> Sums:
+    sums = Sums(statistics)
+    sums.add(*cache.stacked(), cache.mask)
+    return sums
+
+
 def test_statistics_ignore_padding(unequal: Pair) -> None:
     bridge, _, _ = _fitted(unequal)
     plain = capture(unequal.teacher.model, *pad_left([SOURCES[0]], 0))
     padded = capture(unequal.teacher.model, *pad_left([SOURCES[0], list(range(60))], 0))
     one, two = (type(bridge.source)(5, 4, 16) for _ in range(2))
-    one.measure([(*plain.stacked(), plain.mask)])
+    one.set(_sums(one, plain))
     first = KVCache(
         tuple(k[:1] for k in padded.keys), tuple(v[:1] for v in padded.values), padded.mask[:1], padded.positions[:1]
     )
-    two.measure([(*first.stacked(), first.mask)])
+    two.set(_sums(two, first))
     torch.testing.assert_close(one.mean, two.mean, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(one.std, two.std, rtol=1e-3, atol=1e-4)
 

@@ -33,7 +33,7 @@ def config(**data: Any) -> Config:
 def drawn(seed: int, places: int, size: int = 8, **counts: int) -> list[str]:
     held = examples(**(counts or {"gsm8k": 700, "math": 300, "relay": 7}))
     mix = Mix(held, SHARES, seed)
-    return [held[i].task.name for step in range(places // size) for i in mix.batch(0, step, size)]
+    return [held[i].task.name for step in range(places // size) for i in mix.batch(step, size)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -53,7 +53,7 @@ def test_short_stretches_come_close_to_the_shares() -> None:
 
 def test_a_small_source_comes_round_evenly_while_a_large_one_is_still_new() -> None:
     held = examples(gsm8k=5000, math=3000, relay=7)
-    counts = Counter(i for step in range(400) for i in Mix(held, SHARES, 0).batch(0, step, 10))
+    counts = Counter(i for step in range(400) for i in Mix(held, SHARES, 0).batch(step, 10))
     by_name = {name: [counts[i] for i, e in enumerate(held) if e.task.name == name and counts[i]] for name in SHARES}
     assert set(by_name["gsm8k"]) == set(by_name["math"]) == {1}
     assert len(by_name["relay"]) == 7 and max(by_name["relay"]) - min(by_name["relay"]) <= 1
@@ -61,18 +61,18 @@ def test_a_small_source_comes_round_evenly_while_a_large_one_is_still_new() -> N
 
 def test_any_place_can_be_asked_for_alone() -> None:
     held = examples(gsm8k=70, math=30, relay=7)
-    whole = [Mix(held, SHARES, 3).draw(1, place) for place in range(2500)]
+    whole = [Mix(held, SHARES, 3).draw(place) for place in range(2500)]
     late = Mix(held, SHARES, 3)
-    assert [late.draw(1, place) for place in range(2499, 1800, -1)] == whole[2499:1800:-1]
-    assert late.batch(1, 100, 16) == whole[1600:1616]
+    assert [late.draw(place) for place in range(2499, 1800, -1)] == whole[2499:1800:-1]
+    assert late.batch(100, 16) == whole[1600:1616]
 
 
-def test_order_depends_on_seed_stage_and_block_but_not_on_how_the_table_is_written() -> None:
+def test_order_depends_on_seed_and_block_but_not_on_how_the_table_is_written() -> None:
     held = examples(gsm8k=70, math=30, relay=7)
-    assert len({tuple(Mix(held, SHARES, seed).batch(stage, 0, 40)) for seed in range(3) for stage in range(3)}) == 9
+    assert len({tuple(Mix(held, SHARES, seed).batch(0, 40)) for seed in range(9)}) == 9
     assert drawn(0, 2 * BLOCK)[:BLOCK] != drawn(0, 2 * BLOCK)[BLOCK:]
     turned = dict(reversed(SHARES.items()))
-    assert Mix(held, turned, 0).batch(0, 0, 300) == Mix(held, SHARES, 0).batch(0, 0, 300)
+    assert Mix(held, turned, 0).batch(0, 300) == Mix(held, SHARES, 0).batch(0, 300)
 
 
 @settings(max_examples=100, deadline=None)

@@ -134,7 +134,7 @@ def test_a_single_step_leaves_the_prompt(item: Item, chat: Template | None) -> N
     assert cut == render(get_task("gsm8k"), item, "prompt", chat)
     assert cut.reasoning == ""
     with pytest.raises(DataError, match="no reasoning"):
-        render(get_task("arc"), PICK, "reasoning", chat, cut=True)
+        render(get_task("gsm8k"), Item("s", SUM.question, SUM.answer), "reasoning", chat, cut=True)
 
 
 def test_reasoning_about_private_text_follows_the_question() -> None:
@@ -156,8 +156,15 @@ def test_built_in_items_take_no_reasoning() -> None:
 
 
 def test_reasoning_that_is_missing_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"p: the item has no reasoning.*data.handoff"):
-        render(get_task("arc"), PICK, "reasoning", None)
+    bare = Item("s", SUM.question, SUM.answer)
+    with pytest.raises(DataError, match=r"s: the item has no reasoning.*data.handoff"):
+        render(get_task("gsm8k"), bare, "reasoning", None)
+
+
+def test_a_task_without_reasoning_of_its_own_hands_over_its_prompt() -> None:
+    assert render(get_task("arc"), PICK, "reasoning", None) == render(get_task("arc"), PICK, "prompt", None)
+    assert render(get_task("arc"), PICK, "reasoning", None).reasoning is None
+    assert "Rain is wet." in render(get_task("arc"), PICK, "reasoning", None, "Rain is wet.").source
 
 
 ITEMS = {"relay": FACT, "arithmetic": CHAIN, "gsm8k": SUM, "math": SUM, "arc": PICK, "mmlu": PICK}
