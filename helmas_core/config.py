@@ -171,6 +171,9 @@ class EvalConfig(Section):
     limit: Positive | None = 200
     batch: Positive = 8
     max_new_tokens: Positive = 32
+    reuse: bool = Field(
+        default=False, description="read each source once for all arms, or find it in train.store; times are left out"
+    )
     baseline_tokens: Positive = 400
 
 

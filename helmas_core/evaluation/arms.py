@@ -28,12 +28,15 @@ class Batch:
 
 
 class Arms:
-    """Runs any arm of a pair and a bridge; nothing is kept between calls, so that timings are honest."""
+    """Runs any arm of a pair and a bridge. Without `states`, the teacher's and the student's, nothing is kept between
+    calls, so that timings are honest."""
 
-    def __init__(self, pair: Pair, bridge: Bridge | None, max_new_tokens: int) -> None:
+    def __init__(
+        self, pair: Pair, bridge: Bridge | None, max_new_tokens: int, states: tuple[States, States] | None = None
+    ) -> None:
         self.pair, self.bridge, self.max_new_tokens = pair, bridge, max_new_tokens
-        self.teacher_states = States(pair.teacher, pair.pad)
-        self.student_states = States(pair.student, pair.pad)
+        plain = States(pair.teacher, pair.pad), States(pair.student, pair.pad)
+        self.teacher_states, self.student_states = states or plain
         self.ends = endings(pair.tokenizer)
 
     def run(self, arm: str, batch: Batch) -> Generation:

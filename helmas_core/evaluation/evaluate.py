@@ -20,13 +20,17 @@ from helmas_core.evaluation.statistics import paired_difference, wilson
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.reasoning import summary_of_thoughts
+from helmas_core.handoff.shelf import open_store
+from helmas_core.handoff.states import States, both_states
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
-from helmas_core.models.tokens import decode, endings, pad_left
+from helmas_core.models.prefix import read_shared
+from helmas_core.models.tokens import decode, endings
 from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import git_state, versions
 
+TIMES = ("seconds_p50", "seconds_p95", "tokens_per_second")
 CONTRASTS = (("bridge", "student"), ("bridge", "deranged"), ("bridge", "text"), ("bridge", "teacher"), ("own", "text"))
 
 
@@ -50,25 +54,28 @@ class Tally:
             self.tokens[example.item.id] = tokens
             self.right[example.item.id] = same_answer(example.task, predicted, example.item.answer)
 
-    def summary(self) -> dict[str, Any]:
-        """The arm's part of the document.
+    def summary(self, timed: bool) -> dict[str, Any]:
+        """The arm's part of the document; times are null unless it was `timed`.
 
         `seconds_p50` and `seconds_p95` are what an item costs at this batch size, since each counts with an equal part
         of its batch's time; how long one waits for a single answer is measured with eval.batch = 1.
         """
         n, right = len(self.right), sum(self.right.values())
-        p50, p95 = torch.tensor(self.seconds).quantile(torch.tensor([0.5, 0.95])).tolist()
-        written = sum(map(len, self.tokens.values()))
+        times = self._times() if timed else dict.fromkeys(TIMES)
         return {
             "accuracy": round(right / n, 4),
             "ci": list(wilson(right, n)),
             "n": n,
             "unparsed": round(self.unparsed / n, 4),
             "truncated": round(self.truncated / n, 4),
-            "seconds_p50": round(p50, 4),
-            "seconds_p95": round(p95, 4),
-            "tokens_per_second": round(written / max(1e-9, sum(self.seconds)), 2),
+            **times,
         }
+
+    def _times(self) -> dict[str, float]:
+        p50, p95 = torch.tensor(self.seconds).quantile(torch.tensor([0.5, 0.95])).tolist()
+        written = sum(map(len, self.tokens.values()))
+        figures = round(p50, 4), round(p95, 4), round(written / max(1e-9, sum(self.seconds)), 2)
+        return dict(zip(TIMES, figures, strict=True))
 
 
 def evaluate(config: Config, pair: Pair, bridge: Bridge | None, progress: Progress) -> dict[str, Any]:
@@ -92,13 +99,15 @@ def evaluate_examples(
     progress: Progress,
 ) -> dict[str, Any]:
     """The same for examples that are at hand. Stopped is raised when a person asks for it between two batches."""
-    runner, groups = Arms(pair, bridge, config.eval.max_new_tokens), batches(examples, config.eval.batch)
+    groups = batches(examples, config.eval.batch)
     if "deranged" in arms and any(
         e.source == d.source for g in groups for e, d in zip(g.examples, g.donors, strict=True)
     ):
         fix = "raise --limit, or leave the arm out with --arms"
         raise ConfigError("the deranged arm needs items with different sources", where="eval.arms", fix=fix)
     tallies = {arm: Tally() for arm in arms}
+    states = read_once(config, pair, examples, arms, progress) if config.eval.reuse else None
+    runner = Arms(pair, bridge, config.eval.max_new_tokens, states)
     warm_up(pair, bridge, arms, groups[0])
     progress.start("evaluate", len(groups) * len(arms))
     for index, group in enumerate(groups):
@@ -113,6 +122,33 @@ def evaluate_examples(
             progress.update(index * len(arms) + place + 1, arm=arm)
     progress.finish()
     return _document("eval", config, pair, bridge, split, examples, tallies)
+
+
+def read_once(
+    config: Config, pair: Pair, examples: Sequence[Example], arms: Sequence[str], progress: Progress
+) -> tuple[States, States]:
+    """Both models' states, with all in them that the arms will ask for, as far as memory and store go."""
+    states = both_states(pair, config.train, open_store(config.train, progress))
+    translating, fusing = {"bridge", "deranged"} & set(arms), config.bridge.mode == "fuse"
+    needed = (translating, "own" in arms or (translating and fusing))
+    for model, wanted, name in zip(states, needed, ("teacher", "student"), strict=True):
+        if wanted:
+            _fill(model, examples, name, config, progress)
+    return states
+
+
+def _fill(states: States, examples: Sequence[Example], name: str, config: Config, progress: Progress) -> None:
+    sources = {example.source for example in examples}
+    progress.start(f"{name} reads", len(sources))
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress.update(done)
+
+    states.fill(sources, config.eval.batch, count)
+    progress.finish()
 
 
 def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
@@ -149,8 +185,7 @@ def _alone(config: Config, pair: Pair, member: Member, examples: Sequence[Exampl
 
     return generate(
         member.model,
-        None,
-        *pad_left([e.alone for e in examples], pair.pad, pair.device),
+        *read_shared(member.model, [e.alone for e in examples], pair.pad),
         1 if letters else config.eval.baseline_tokens if task.reasons else config.eval.max_new_tokens,
         ends=endings(pair.tokenizer),
         finished=finished,
@@ -184,7 +219,7 @@ def _document(
         "n": len(examples),
         "pair": pair.describe(),
         "bridge": None if bridge is None else _bridge(config, bridge),
-        "arms": {name: tally.summary() for name, tally in tallies.items()},
+        "arms": {name: tally.summary(timed=not config.eval.reuse) for name, tally in tallies.items()},
         "contrasts": contrasts(tallies, config.train.seed),
         "agreement": agreement(tallies),
         "reasoning": summary_of_thoughts(examples),
@@ -196,6 +231,7 @@ def _document(
             "cut_last_step": config.data.cut_last_step if config.data.handoff == "reasoning" else None,
             "versions": versions(),
             "git": git_state(Path.cwd()),
+            "reuse": config.eval.reuse,
         },
     }
 

@@ -10,7 +10,7 @@ from helmas_core.data.prompts import Prompt
 from helmas_core.data.tasks import Task
 from helmas_core.errors import DataError
 from helmas_core.models.pair import Pair
-from helmas_core.models.tokens import encode, encode_start, endings
+from helmas_core.models.tokens import encode, encode_start
 
 SHORTEST_TEXT = 16  # tokens: half to be read, half to go on with
 
@@ -85,8 +85,9 @@ def _single(ids: tuple[int, ...], choice: str, item: Item) -> int:
 
 def _ending(pair: Pair, prompt: Prompt) -> tuple[int, ...]:
     """The token that closes an answer: the turn's end for a chat model, a line break otherwise."""
-    if pair.template is not None and pair.tokenizer.eos_token_id in endings(pair.tokenizer):
-        return (pair.tokenizer.eos_token_id,)
+    end = pair.tokenizer.eos_token_id
+    if pair.template is not None and isinstance(end, int):
+        return (end,)
     return tuple(encode(pair.tokenizer, prompt.stop[0] if prompt.stop else "\n"))
 
 

@@ -21,7 +21,8 @@ from helmas_core.handoff.thoughts import Thoughts, open_thoughts
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import generate
 from helmas_core.models.pair import Pair
-from helmas_core.models.tokens import decode, encode_start, endings, pad_left
+from helmas_core.models.prefix import read_shared
+from helmas_core.models.tokens import decode, encode_start, endings
 from helmas_core.progress import Progress
 
 _TAIL = 24  # tokens that surely hold the words a thought ends with
@@ -70,8 +71,7 @@ def write_thoughts(pair: Pair, cue: str, sources: Sequence[Sequence[int]], limit
     end, begin = end_of_thought(cue), clock(pair.device)
     written = generate(
         pair.teacher.model,
-        None,
-        *pad_left(sources, pair.pad, pair.device),
+        *read_shared(pair.teacher.model, sources, pair.pad),
         limit,
         ends=endings(pair.tokenizer),
         finished=lambda tokens: end.search(str(pair.tokenizer.decode(tokens[-_TAIL:]))) is not None,

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from helmas_core.config import TrainConfig
 from helmas_core.handoff.shelf import Ids, Shelf
+from helmas_core.handoff.store import GIB, Store
 from helmas_core.models.cache import KVCache, capture
-from helmas_core.models.pair import Member
+from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import pad_left
 
 
@@ -93,3 +95,13 @@ class States:
 
     def _shelf_open(self) -> bool:
         return self.shelf is not None and not self.shelf.store.closed
+
+
+def both_states(pair: Pair, config: TrainConfig, store: Store | None) -> tuple[States, States]:
+    """The teacher's and the student's: half of train.state_gib each, and a shelf each where there is a store."""
+
+    def states(member: Member) -> States:
+        shelf = None if store is None else Shelf(store, pair, member, config.store_dtype)
+        return States(member, pair.pad, config.state_gib * GIB / 2, shelf)
+
+    return states(pair.teacher), states(pair.student)

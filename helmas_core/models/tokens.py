@@ -85,7 +85,7 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device | str
 def endings(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids that end an answer."""
     named = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "</s>")
-    vocabulary = tokenizer.get_vocab()
-    found = {vocabulary[name] for name in named if name in vocabulary}
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in named}  # unknown names: None, or "unknown"
+    found = {id for name, id in ids.items() if isinstance(id, int) and tokenizer.convert_ids_to_tokens(id) == name}
     end = tokenizer.eos_token_id
     return sorted(found | ({end} if isinstance(end, int) else set()))

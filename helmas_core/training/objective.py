@@ -12,8 +12,7 @@ from torch import Tensor
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.examples import Example
-from helmas_core.handoff.shelf import Shelf
-from helmas_core.handoff.states import States
+from helmas_core.handoff.states import both_states
 from helmas_core.handoff.store import Store
 from helmas_core.models import inject
 from helmas_core.models.cache import KVCache
@@ -28,15 +27,7 @@ class Objective:
 
     def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig, store: Store | None = None) -> None:
         self.pair, self.bridge, self.config = pair, bridge, config
-        self.teacher_states, self.student_states = (
-            States(
-                member,
-                pair.pad,
-                config.state_gib * 2**30 / 2,
-                None if store is None else Shelf(store, pair, member, config.store_dtype),
-            )
-            for member in (pair.teacher, pair.student)
-        )
+        self.teacher_states, self.student_states = both_states(pair, config, store)
 
     def states(self, examples: Sequence[Example]) -> tuple[KVCache, KVCache]:
         """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,3 +144,33 @@ def test_timing_begins_after_the_warm_up(lab_pair: Pair, monkeypatch: pytest.Mon
     config, examples = load_config(["lab"]), _examples(lab_pair, "relay", 2)
     evaluate_examples(config, lab_pair, None, examples, ("student",), "validation", Silent())
     assert order == ["warm-up", "clock", "clock"]
+
+
+def test_sources_that_are_read_once_give_the_same_answers_without_times(lab_pair: Pair, tmp_path: Path) -> None:
+    sets = ["eval.batch=5", f"train.store={tmp_path}"]
+    plain, once = (load_config(["lab"], [*sets, f"eval.reuse={value}"]) for value in ("false", "true"))
+    examples, bridge = _examples(lab_pair, "relay", 12), _arms(lab_pair, "replace").bridge
+    passes = [
+        _counted(lab_pair, lambda c=c: evaluate_examples(c, lab_pair, bridge, examples, ARMS, "validation", Silent()))
+        for c in (plain, once, once)
+    ]
+    (apart, _), (shared, first), (again, second) = passes
+    assert all(apart["arms"][arm]["accuracy"] == shared["arms"][arm]["accuracy"] for arm in ARMS)
+    assert shared["arms"] == again["arms"] and shared["manifest"]["reuse"]
+    assert apart["arms"]["bridge"]["seconds_p50"] > 0 and shared["arms"]["bridge"]["seconds_p50"] is None
+    assert first > second == 3  # only the teacher's own arm, in three batches
+
+
+def _counted(pair: Pair, evaluate: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
+    """What `evaluate` returns, and how many prefills the teacher did for it."""
+    prefills = 0
+
+    def count(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        nonlocal prefills
+        prefills += kwargs["input_ids"].shape[1] > 1
+
+    handle = pair.teacher.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        return evaluate(), prefills
+    finally:
+        handle.remove()

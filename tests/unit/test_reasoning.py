@@ -17,7 +17,7 @@ from helmas_core.handoff import reasoning
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.inject import Generation
 from helmas_core.models.pair import Pair
-from helmas_core.models.tokens import decode, encode, encode_start
+from helmas_core.models.tokens import decode, encode, encode_start, pad_left
 from helmas_core.progress import Silent
 
 pytestmark = pytest.mark.unit
@@ -67,6 +67,7 @@ def says(unequal: Pair, monkeypatch: pytest.MonkeyPatch) -> Callable[[Written], 
             return Generation(rows, [truncated for _, truncated in written])
 
         monkeypatch.setattr(reasoning, "generate", write)
+        monkeypatch.setattr(reasoning, "read_shared", lambda _, prompts, pad: (None, *pad_left(prompts, pad)))
         return asked
 
     return script
