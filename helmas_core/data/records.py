@@ -1,12 +1,13 @@
 """One row of a public format -> one Item. A field that is missing or of the wrong kind raises KeyError or ValueError.
 
-None means: by its format this row is not a question with an answer; `load_items` counts those.
+None means: by its format this row is not a question of the task with an answer; `load_items` counts those.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from helmas_core.data.item import Item
 from helmas_core.data.latex import boxed, tidy
@@ -14,6 +15,7 @@ from helmas_core.data.parse import LETTERS, parse_number
 from helmas_core.data.sources import Row
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
+_PASSAGE = "This question refers to the following information."
 _METAMATH_END = re.compile(r"\s*(?:####[^\n]*)?\s*The answer is:(?P<answer>.*)\Z", re.DOTALL)
 
 
@@ -65,6 +67,16 @@ def mmlu(row: Row, index: int) -> Item:
     if not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise ValueError(f'field "answer" must be the index of a choice, got {answer!r}')
     return Item(str(index), text(row, "question"), LETTERS[answer], choices=choices)
+
+
+def mmlu_passages(row: Row, index: int) -> Item | None:
+    """An item of MMLU that is asked about a passage: the passage is private, the last line is the question."""
+    item = mmlu(row, index)
+    opening, _, rest = item.question.partition("\n")
+    passage, _, question = rest.rpartition("\n")
+    if opening.strip() != _PASSAGE or not passage.strip():
+        return None
+    return replace(item, question=question.strip(), private=passage.strip())
 
 
 def _choices(texts: Sequence[object], labels: int) -> tuple[str, ...]:

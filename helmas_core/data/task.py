@@ -59,6 +59,7 @@ class Task:
     fields: tuple[str, ...] = ()
     key: str = ""
     hub: Hub | None = None
+    folder: str = ""  # of its local files, where that is not its name
     path: Path | None = None
     reader: Reader | None = None  # of texts, which are cut into pieces
     generator: Callable[[str, int, int], list[Item]] | None = None

@@ -77,6 +77,15 @@ _TASKS = (
     ),
     _letters("arc", records.arc, "question choices answerKey", Hub("allenai/ai2_arc", "ARC-Challenge")),
     _letters("mmlu", records.mmlu, "question choices answer", Hub("cais/mmlu", "all"), splits=MMLU, grouped=True),
+    _letters(
+        "mmlu-passages",
+        records.mmlu_passages,
+        "question choices answer",
+        Hub("cais/mmlu", "all"),
+        splits=MMLU,
+        grouped=True,
+        folder="mmlu",
+    ),
     _letters("openbookqa", records.openbookqa, "question_stem choices answerKey", Hub("allenai/openbookqa", "main")),
     Task(
         "openhermes",
@@ -166,7 +175,7 @@ def _items(task: Task, split: str, data_dir: Path | None, piece: int) -> list[It
     made = [(_convert(task, row, index, place), row) for index, (place, row) in enumerate(rows)]
     kept = [(item, row) for item, row in made if item is not None]
     if len(kept) < len(made):
-        log.warning("%s: %d of %d rows hold no question with an answer", task.name, len(made) - len(kept), len(made))
+        log.warning("%s: %d of %d rows hold no question of this task", task.name, len(made) - len(kept), len(made))
     items = [
         replace(item, id=f"{Path(task.name).stem}-{part.file}-{item.id}")
         for item, row in kept
@@ -180,7 +189,7 @@ def _items(task: Task, split: str, data_dir: Path | None, piece: int) -> list[It
 
 def _rows(task: Task, file: str, data_dir: Path | None) -> list[PlacedRow]:
     if task.path is None:
-        return read_rows(task.name, file, task.hub, data_dir)
+        return read_rows(task.folder or task.name, file, task.hub, data_dir)
     return read_jsonl(task.path / f"{file}.jsonl" if task.path.is_dir() else task.path)
 
 

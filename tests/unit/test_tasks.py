@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helmas_core.data.item import Item, pool
+from helmas_core.data.prompts import render
 from helmas_core.data.tasks import REGISTRY, get_task, load_items
 from helmas_core.errors import DataError
 
@@ -68,6 +69,53 @@ def test_numbered_choices_become_letters() -> None:
 def test_mmlu_answer_is_an_index() -> None:
     row = {"question": "Q", "subject": "astronomy", "choices": ["w", "x", "y", "z"], "answer": 3}
     assert convert("mmlu", row) == Item("7", "Q", "D", choices=("w", "x", "y", "z"))
+
+
+PASSAGE = """This question refers to the following information.
+"The ferry leaves
+at seven."
+—Harbour notice, 1911
+When does the ferry leave?"""
+
+
+def about_a_passage(question: str = PASSAGE) -> dict[str, Any]:
+    return {"question": question, "subject": "history", "choices": ["at six", "at seven"], "answer": 1}
+
+
+def test_an_mmlu_passage_is_private_and_nothing_of_the_question_is_lost() -> None:
+    item = convert("mmlu-passages", about_a_passage())
+    assert item is not None
+    assert item.question == "When does the ferry leave?"
+    assert (item.answer, item.choices, item.reasoning) == ("B", ("at six", "at seven"), "")
+    assert f"{PASSAGE.splitlines()[0]}\n{item.private}\n{item.question}" == PASSAGE
+    prompt = render(get_task("mmlu-passages"), item, "prompt")
+    assert prompt.source == item.private
+    assert "ferry leaves" not in prompt.query + prompt.alone
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "When does the ferry leave?",
+        "At sea.\n" + PASSAGE,
+        PASSAGE.splitlines()[0] + "\nWhen does the ferry leave?",
+        PASSAGE.replace("\n", " "),
+    ],
+)
+def test_an_mmlu_row_without_a_passage_to_split_off_is_left_out(question: str) -> None:
+    assert convert("mmlu-passages", about_a_passage(question)) is None
+    assert convert("mmlu", about_a_passage(question)) is not None
+
+
+def test_mmlu_passages_read_the_files_of_mmlu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "mmlu" / "test.jsonl", about_a_passage("Which?"), about_a_passage())
+    with caplog.at_level(logging.WARNING):
+        items = load_items(get_task("mmlu-passages"), "test", data_dir=tmp_path)
+    assert [item.id for item in items] == ["mmlu-passages-test-1"]
+    assert "mmlu-passages: 1 of 2 rows" in caplog.text
+    write(path, about_a_passage("Which?"))
+    with pytest.raises(DataError, match=r"mmlu-passages: no items for split test among 1 rows"):
+        load_items(get_task("mmlu-passages"), "test", data_dir=tmp_path)
 
 
 def test_instruction_data_rows() -> None:
@@ -235,7 +283,7 @@ def test_a_split_without_items_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_registry_is_whole() -> None:
-    expected = "arc arithmetic gsm8k math metamathqa mmlu openbookqa openhermes openmathinstruct2 relay"
+    expected = "arc arithmetic gsm8k math metamathqa mmlu mmlu-passages openbookqa openhermes openmathinstruct2 relay"
     assert sorted(REGISTRY) == expected.split()
     for task in REGISTRY.values():
         assert (task.generator is None) == (task.hub is not None and task.to_item is not None)
