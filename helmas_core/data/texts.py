@@ -42,14 +42,22 @@ def cut(text: str, limit: int, borders: tuple[str, ...] = _BORDERS) -> list[str]
 
 def local_text(name: str) -> Task:
     """The task of `text:PATH`: a file, or a folder with all text files under it. DataError if it is not there."""
-    path = Path(name.removeprefix("text:")).expanduser()
-    if not path.exists():
-        raise DataError("no such file or folder", where=name, fix="write text:PATH, a text file or a folder of them")
+    path = named_path(name)
 
     def read(_file: str, limit: int, _data_dir: Path | None) -> list[PlacedRow]:
         return [row for place, text in read_texts(path) for row in _rows(place, text, limit)]
 
     return _task(name, read, path=path)
+
+
+def named_path(name: str) -> Path:
+    """The path of a name like `text:PATH`. DataError if it is not there."""
+    family, _, rest = name.partition(":")
+    path = Path(rest).expanduser()
+    if not path.exists():
+        fix = f"write {family}:PATH, a text file or a folder of them"
+        raise DataError("no such file or folder", where=name, fix=fix)
+    return path
 
 
 def hub_text(name: str) -> Task:
