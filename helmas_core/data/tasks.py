@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helmas_core.data import arithmetic, parse, procedural, records, relay, texts
+from helmas_core.data import arithmetic, cloze, parse, procedural, records, relay, texts
 from helmas_core.data.channels.registry import channel_task
 from helmas_core.data.examples import MATHEMATICS, WORD_PROBLEMS
 from helmas_core.data.item import Item, pool
@@ -136,6 +136,7 @@ FAMILIES: dict[str, Callable[[str], Task]] = {
     "jsonl": _own_file,
     "text": texts.local_text,
     "hub-text": texts.hub_text,
+    "cloze": cloze.cloze_task,
     "gym": procedural.gym_task,
     "channel": channel_task,
 }
