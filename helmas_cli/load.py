@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from helmas_cli.ui import Screen
     from helmas_core.config import Config
-    from helmas_core.data.task import Part
     from helmas_core.models.hardware import Hardware
     from helmas_core.models.pair import Pair
 
@@ -49,6 +48,7 @@ def open_bridge(common: Common, flags: Mapping[str, Any], bridge: Path) -> tuple
 def seen_in_training(path: Path, config: Config) -> list[str]:
     """A warning for each data set of which the split to evaluate holds items that the bridge was trained on."""
     from helmas_core.bridges.artefact import read_metadata
+    from helmas_core.data.task import share_items
     from helmas_core.data.tasks import get_task
 
     training = read_metadata(path)["training"]
@@ -56,16 +56,8 @@ def seen_in_training(path: Path, config: Config) -> list[str]:
     return [
         f"the bridge was trained on items of {name}, split {config.eval.split}: this says nothing of unseen ones"
         for name in task_list(config)
-        if name in learnt and _share_items(get_task(name).splits, config.eval.split, training.get("split", ""))
+        if name in learnt and share_items(get_task(name).splits, config.eval.split, training.get("split", ""))
     ]
-
-
-def _share_items(splits: Mapping[str, Part], one: str, other: str) -> bool:
-    """Whether two splits of a task are cut from one file and have a pool of it in common."""
-    if one not in splits or other not in splits:
-        return False
-    ours, theirs = splits[one], splits[other]
-    return ours.file == theirs.file and (not ours.pools or not theirs.pools or bool(ours.pools & theirs.pools))
 
 
 def check_bridge(config: Config) -> None:

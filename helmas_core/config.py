@@ -99,7 +99,7 @@ class TrainConfig(Section):
         default=256, description="items that statistics and the closed-form start are fitted on"
     )
     continuation: Fraction = Field(default=0.0, description="share of functional batches that continue the source text")
-    continuation_tokens: Positive = 64
+    continuation_tokens: Annotated[int, Field(ge=2)] = 64
     eval_every: Positive = 1000
     eval_samples: Annotated[int, Field(ge=0)] = 50
     checkpoint_every: Positive = 500

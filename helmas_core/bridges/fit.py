@@ -73,10 +73,11 @@ class Moments:
         return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def solve(self, strength: float, rank: int | None = None) -> Tensor:
-        """W [L, I, O] of min ‖XW − Y‖² + λN‖W‖², where λ is `strength`; with `rank` R, the best of that rank."""
+        """W [L, I, O] of min ‖XW − Y‖² + λN‖W‖², where λ is `strength`; with `rank` R, the best of that rank.
+        DataError for a λ too small to solve with."""
         regular = self.gram.clone()
         regular.diagonal(dim1=1, dim2=2).add_(strength * self.rows)
-        solution = torch.cholesky_solve(self.cross, torch.linalg.cholesky(regular))
+        solution = torch.cholesky_solve(self.cross, _factor(regular, strength))
         return solution if rank is None else self._reduce(solution, rank)
 
     def _reduce(self, solution: Tensor, rank: int) -> Tensor:
@@ -90,6 +91,14 @@ class Moments:
         """Share of the targets' power that W = `weight` [L, I, O] leaves on these rows, mean over layers."""
         residual = self.power - 2 * (weight * self.cross).sum((1, 2)) + (weight * (self.gram @ weight)).sum((1, 2))
         return (residual / self.power).mean().item()
+
+
+def _factor(matrix: Tensor, strength: float) -> Tensor:
+    try:
+        return torch.linalg.cholesky(matrix)
+    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+        why = f"a strength of {strength:g} is too small for fp32, since features depend on each other"
+        raise DataError(why, where="bridge.ridge", fix="raise it") from error
 
 
 class Ridge:
@@ -130,8 +139,8 @@ class Ridge:
     def _held_out(self, kept: Moments, held: Moments, strength: float) -> float:
         try:
             return held.unexplained(kept.solve(strength, self.rank))
-        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
-            return float("inf")  # too small for fp32, where features depend on each other
+        except DataError:
+            return float("inf")
 
     def unexplained(self) -> float:
         """Share of the targets' power that the solution leaves, on the rows that it was fitted to."""

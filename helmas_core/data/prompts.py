@@ -19,6 +19,8 @@ from helmas_core.errors import ConfigError, DataError
 Handoff = Literal["prompt", "reasoning"]
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
+_CLOSES = re.compile(r"(\\\]|\$\$|\[/asy\]|\\end\{\w+\*?\})[.,\s\\\])$]*")
+_BOX = "\\boxed"
 BASELINE_STOP = ("\n\nQuestion:", "\nQuestion:")
 
 
@@ -62,10 +64,15 @@ def takes_reasoning(item: Item, handoff: Handoff) -> bool:
 
 
 def without_last_step(thought: str) -> str:
-    """`thought` up to its last step: its last line, or of a single line the last sentence; "" if it is but one."""
+    """`thought` up to its last step: its last line, or of a single line the last sentence; "" if it is but one.
+
+    A line that only closes a formula belongs to the step before it, and so does all from a boxed answer on.
+    """
     lines = [line for line in thought.splitlines() if line.strip()]
     steps = lines if len(lines) > 1 else _SENTENCES.split(thought.strip())
-    return thought[: thought.rindex(steps[-1])].strip()
+    rest = thought[: thought.rindex(steps[-1])].strip()
+    partly = _CLOSES.fullmatch(steps[-1].strip()) or _BOX in rest
+    return without_last_step(rest) if rest and partly else rest
 
 
 def render(

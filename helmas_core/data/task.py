@@ -28,6 +28,16 @@ _VALIDATION = frozenset({"validation"})
 _NOT_VALIDATION = frozenset({"train", "test"})
 WITH_TEST = {"train": Part("train", _NOT_VALIDATION), "validation": Part("train", _VALIDATION), "test": Part("test")}
 TRAIN_ONLY = {name: Part("train", frozenset({name})) for name in ("train", "validation", "test")}
+
+
+def share_items(splits: Mapping[str, Part], one: str, other: str) -> bool:
+    """Whether two splits of a task are cut from one file and have a pool of it in common."""
+    if one not in splits or other not in splits:
+        return False
+    ours, theirs = splits[one], splits[other]
+    return ours.file == theirs.file and (not ours.pools or not theirs.pools or bool(ours.pools & theirs.pools))
+
+
 # MMLU has no train split of its own: "dev" is what its authors mean to be learnt from
 MMLU = {
     "train": Part("dev", _NOT_VALIDATION),
@@ -35,6 +45,7 @@ MMLU = {
     "test": Part("test"),
     "auxiliary_train": Part("auxiliary_train"),
 }
+NO_TEST = {name: part for name, part in WITH_TEST.items() if name != "test"}
 ONE_FILE = TRAIN_ONLY | {"all": Part("train")}
 SCORED = ("validation", "test", "all")  # never drawn by seed
 

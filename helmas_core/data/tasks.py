@@ -15,7 +15,7 @@ from helmas_core.data.examples import MATHEMATICS, WORD_PROBLEMS
 from helmas_core.data.item import Item, pool
 from helmas_core.data.parse import AnswerForm
 from helmas_core.data.sources import Hub, PlacedRow, Row, read_jsonl, read_rows
-from helmas_core.data.task import LETTER_CUE, MMLU, ONE_FILE, SCORED, TRAIN_ONLY, WITH_TEST, Task
+from helmas_core.data.task import LETTER_CUE, MMLU, NO_TEST, ONE_FILE, SCORED, TRAIN_ONLY, WITH_TEST, Task
 from helmas_core.errors import DataError, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ _TASKS = (
         records.metamathqa,
         "query response",
         key="original_question",
+        splits=NO_TEST,  # it rewords train questions of other data sets, among them what their users train on
         hub=Hub("meta-math/MetaMathQA"),
         few_shot=WORD_PROBLEMS,
     ),
@@ -72,6 +73,7 @@ _TASKS = (
         parse.MATH,
         records.openmathinstruct2,
         "problem generated_solution expected_answer",
+        splits=NO_TEST,
         hub=Hub("nvidia/OpenMathInstruct-2", splits={"train": "train_1M"}, stream=100_000),  # of 14 million
         few_shot=MATHEMATICS,
     ),

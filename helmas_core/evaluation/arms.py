@@ -6,7 +6,7 @@ teacher cache) · `own` (the student's own cache injected: must equal `text`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from helmas_core.bridges.base import Bridge
@@ -111,6 +111,27 @@ def batches(examples: Sequence[Example], size: int) -> list[Batch]:
 
 
 def _donor(index: int, kind: Sequence[Example]) -> int:
-    """The nearest in length whose source is another; the item itself where all are the same."""
-    others = [i for i, other in enumerate(kind) if other.source != kind[index].source]
-    return min(others, key=lambda i: (abs(i - index), (i ^ 1) != index), default=index)
+    """The nearest in length that tells something else, if possible without the item's answer; else the item itself."""
+    own = kind[index]
+    for usable in (_silent, _other):
+        found = next((i for i in _outwards(index, len(kind)) if usable(own, kind[i])), None)
+        if found is not None:
+            return found
+    return index
+
+
+def _outwards(index: int, count: int) -> Iterator[int]:
+    """All other places, nearest first; of the two next ones first that with which the item makes a pair."""
+    for distance in range(1, count):
+        both = sorted((index - distance, index + distance), key=lambda i: i != index ^ 1)
+        yield from (i for i in both if 0 <= i < count)
+
+
+def _other(own: Example, donor: Example) -> bool:
+    return _fit(donor.source, len(own.source)) != own.source  # one that goes on where the own source ends is no other
+
+
+def _silent(own: Example, donor: Example) -> bool:
+    """Whether `donor` tells another thing and not the answer. Of a letter no item is silent."""
+    answer, told = own.item.answer, f"{donor.item.private}\n{donor.item.answer}"
+    return _other(own, donor) and (bool(own.choices) or answer not in told)

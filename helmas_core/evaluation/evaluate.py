@@ -30,16 +30,17 @@ from helmas_core.models.tokens import decode, endings
 from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import git_state, versions
 
+Key = tuple[str, str]
 TIMES = ("seconds_p50", "seconds_p95", "tokens_per_second")
 CONTRASTS = (("bridge", "student"), ("bridge", "deranged"), ("bridge", "text"), ("bridge", "teacher"), ("own", "text"))
 
 
 @dataclass
 class Tally:
-    """One arm's answers, by item."""
+    """One arm's answers, by data set and item."""
 
-    right: dict[str, bool] = field(default_factory=dict)
-    tokens: dict[str, list[int]] = field(default_factory=dict)
+    right: dict[Key, bool] = field(default_factory=dict)
+    tokens: dict[Key, list[int]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     unparsed: int = 0
     truncated: int = 0
@@ -51,8 +52,9 @@ class Tally:
             predicted = example.task.parse(decode(pair.tokenizer, tokens), cued)
             self.unparsed += predicted is None
             self.truncated += truncated and not example.choices
-            self.tokens[example.item.id] = tokens
-            self.right[example.item.id] = same_answer(example.task, predicted, example.item.answer)
+            key = (example.task.name, example.item.id)
+            self.tokens[key] = tokens
+            self.right[key] = same_answer(example.task, predicted, example.item.answer)
 
     def summary(self, timed: bool) -> dict[str, Any]:
         """The arm's part of the document; times are null unless it was `timed`.

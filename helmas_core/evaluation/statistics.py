@@ -19,10 +19,11 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], seed: int = 0) -> dict[str, Any]:
     """Difference of two arms' accuracy on the same items: delta, 95 % paired bootstrap interval, McNemar's exact p."""
-    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
-    draws = np.random.default_rng(seed).integers(0, len(difference), (RESAMPLES, len(difference)))
-    low, high = np.quantile(difference[draws].mean(1), [0.025, 0.975])
-    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    difference = np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)
+    n, won, lost = len(difference), int((difference > 0).sum()), int((difference < 0).sum())
+    # a resample of the items is a draw of how many of them are won, lost and tied
+    draws = np.random.default_rng(seed).multinomial(n, np.array([won, lost, n - won - lost]) / n, RESAMPLES)
+    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
     p = binomtest(won, won + lost).pvalue if won + lost else 1.0
     return {
         "delta": round(float(difference.mean()), 4),

@@ -45,8 +45,9 @@ class Index(BaseModel):
 class Store:
     """Reads and adds entries (key -> named tensors). Reading is by memory map: what is not touched is not read.
 
-    Nothing is written beyond `gib`, counted over all shards of the folder; reading goes on. Whatever is wrong with
-    the folder's contents is told to `note` and costs time only. ConfigError if there can be no such folder.
+    Nothing is written beyond `gib`, counted over all shards of the folder; reading goes on. Shards that are
+    cut short, foreign or unreadable are told to `note` and cost time only; a flipped bit inside a tensor goes
+    unnoticed, as in any file of weights. ConfigError if there can be no such folder.
     """
 
     def __init__(self, folder: Path, gib: float, note: Callable[[str], None] = lambda _: None) -> None:

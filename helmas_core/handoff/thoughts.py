@@ -1,4 +1,7 @@
-"""Reasoning that the teacher wrote, on disk as JSON lines, so that a generation goes on where it was interrupted."""
+"""Reasoning that the teacher wrote, on disk as JSON lines, so that a generation goes on where it was interrupted.
+
+Two runs that think about the same item at once each use their own words; a later run finds those of one of them.
+"""
 
 from __future__ import annotations
 

@@ -197,11 +197,13 @@ def freeze(source: str, model: PreTrainedModel) -> Member:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A short hash of some weights of every tensor, so that a fine-tuned sibling is not taken for the model itself."""
+    """A short hash of all weights, so that a fine-tuned sibling is not taken for the model itself: of every tensor the
+    sum of its bits in bf16, whatever it is loaded in, and some of its values."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        part = parameter.detach().flatten()[:: max(1, parameter.numel() // 64)]
-        digest.update(name.encode() + part.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+        bits = parameter.detach().flatten().to(torch.bfloat16).view(torch.int16)
+        some = bits[:: max(1, bits.numel() // 64 - 1)].cpu().numpy().tobytes()
+        digest.update(f"{name} {bits.sum(dtype=torch.int64).item()}".encode() + some)
     return digest.hexdigest()[:16]
 
 

@@ -63,6 +63,7 @@ class Objective:
         reference, recording = None, None
         if own is not None:
             own = own.keep_first(following.visible)
+        if own is not None and {"attention", "kl"} & weights.keys():
             reference, recording = self._reference(own, following)
         if "attention" in weights:
             assert recording is not None and own is not None

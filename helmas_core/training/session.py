@@ -13,7 +13,8 @@ from helmas_core.bridges.artefact import describe, save_bridge
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import Config
-from helmas_core.data.tasks import scored_task
+from helmas_core.data.task import share_items
+from helmas_core.data.tasks import get_task, scored_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
@@ -27,6 +28,7 @@ from helmas_core.training import checkpoint
 from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
+from helmas_core.training.order import batch_indices
 
 VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
 
@@ -94,9 +96,10 @@ class Session:
         return mix
 
     def _calibration(self, examples: Sequence[Example], mix: Mix | None) -> Sequence[Example]:
-        """What statistics and the closed-form start are fitted on: drawn by the mix, or the first items."""
-        count = self.config.train.calibration_items
-        return examples[:count] if mix is None else [examples[i] for i in mix.batch(0, count)]
+        """What statistics and the closed-form start are fitted on: what training sees first, each item once."""
+        count, seed = self.config.train.calibration_items, self.config.train.seed
+        drawn = batch_indices(seed, 0, 0, count, len(examples)) if mix is None else mix.batch(0, count)
+        return [examples[i] for i in dict.fromkeys(drawn)]
 
     def _read(self, objective: Objective, examples: Sequence[Example]) -> None:
         """Let both models read every source that training will use, once, as far as memory and store go."""
@@ -259,10 +262,12 @@ def rms_ratio(objective: Objective, examples: Sequence[Example]) -> list[float]:
 
 
 def refuse_test_split(config: Config) -> None:
-    """Training on a split called test is refused unless it is asked for by name."""
-    if "test" in config.data.split and not config.train.allow_test_split:
+    """Training on a split that is called test, or holds test items, is refused unless it is asked for by name."""
+    split = config.data.split
+    shared = any(share_items(get_task(name).splits, split, "test") for name in config.data.learnt())
+    if ("test" in split or shared) and not config.train.allow_test_split:
         fix = "train on another split, or set train.allow_test_split = true"
-        raise ConfigError(f'training on the split "{config.data.split}"', where="data.split", fix=fix)
+        raise ConfigError(f'training on the split "{split}", which holds test items', where="data.split", fix=fix)
 
 
 def refuse_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> None:

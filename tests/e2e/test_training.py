@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from helmas_core.bridges.artefact import load_bridge, read_tensors
-from helmas_core.config import Config, validate
+from helmas_core.config import Config, load_config, validate
 from helmas_core.errors import ConfigError, DataError, TrainingError
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
-from helmas_core.training.session import Session, refuse_overlap, train_bridge
+from helmas_core.training.session import Session, refuse_overlap, refuse_test_split, train_bridge
 from tests.tiny import tiny_model, tiny_pair
 
 pytestmark = pytest.mark.e2e
@@ -234,6 +234,13 @@ def test_the_test_split_is_refused_unless_asked_for_by_name(unequal: Pair, tmp_p
     config = config.model_copy(update={"data": config.data.model_copy(update={"split": "test"})})
     with pytest.raises(ConfigError, match="allow_test_split"):
         _train(config, unequal, tmp_path / "run")
+
+
+def test_a_split_that_holds_the_test_items_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text("")
+    config = load_config(["lab"], [f"data.dataset=jsonl:{tmp_path / 'own.jsonl'}", "data.split=all"])
+    with pytest.raises(ConfigError, match="holds test items"):
+        refuse_test_split(config)
 
 
 def test_shared_items_are_refused(unequal: Pair) -> None:

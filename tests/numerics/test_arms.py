@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,13 @@ import torch
 
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import ARMS, BridgeSection, Config, load_config
+from helmas_core.data.item import Item
+from helmas_core.data.prompts import render
+from helmas_core.data.tasks import get_task
 from helmas_core.evaluation import evaluate as evaluation
 from helmas_core.evaluation.arms import Arms, Batch, batches
 from helmas_core.evaluation.evaluate import evaluate_examples
-from helmas_core.handoff.examples import Example
+from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.pair import Pair
@@ -174,3 +178,41 @@ def _counted(pair: Pair, evaluate: Callable[[], dict[str, Any]]) -> tuple[dict[s
         return evaluate(), prefills
     finally:
         handle.remove()
+
+
+def _told(private: str, answer: str) -> Item:
+    return Item(f"{private}{answer}", "Which?", answer, private=private)
+
+
+def test_a_donor_does_not_tell_the_answer_if_another_can_be_had(lab_pair: Pair) -> None:
+    task, told = get_task("relay"), [("Ada has 47.", "47"), ("Bob has 47.", "47"), ("Cy has 9.", "9")]
+    made = [make_example(lab_pair, task, item, render(task, item, "prompt")) for item in (_told(*t) for t in told)]
+    donors = {
+        e.item.private: d.item.private for b in batches(made, 3) for e, d in zip(b.examples, b.donors, strict=True)
+    }
+    assert donors["Ada has 47."] == donors["Bob has 47."] == "Cy has 9."
+    alone = batches(made[:2], 2)[0]
+    assert [d.item.private for d in alone.donors] != [e.item.private for e in alone.examples]
+
+
+def test_a_source_that_only_goes_on_is_no_donor(lab_pair: Pair) -> None:
+    task, told = get_task("relay"), [("Ada has 47.", "47"), ("Ada has 47. Bob", "3"), ("Cy has the larger hat.", "9")]
+    made = [make_example(lab_pair, task, item, render(task, item, "prompt")) for item in (_told(*t) for t in told)]
+    donors = {
+        e.item.private: d.item.private for b in batches(made, 3) for e, d in zip(b.examples, b.donors, strict=True)
+    }
+    assert donors["Ada has 47."] == "Cy has the larger hat."
+
+
+def test_data_sets_whose_items_share_ids_are_counted_apart(lab_pair: Pair, tmp_path: Path) -> None:
+    names = [f"jsonl:{tmp_path / part / 'own.jsonl'}" for part in "ab"]
+    for name in names:
+        path = Path(name.removeprefix("jsonl:"))
+        path.parent.mkdir()
+        rows = [{"prompt": f"What is {i} in {path.parent.name}?", "answer": str(i)} for i in range(20)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = load_config(["lab"], [f"data.dataset={','.join(names)}", "data.handoff=prompt"])
+    examples = prepare(config, lab_pair, "all", 6, 0, Silent())
+    found = evaluate_examples(config, lab_pair, None, examples, ("text",), "all", Silent())
+    assert found["n"] == found["arms"]["text"]["n"] == 12
+    assert found["arms"]["text"]["truncated"] <= 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from helmas_core.bridges.fit import Statistics, Sums
+from helmas_core.bridges.fit import Ridge, Statistics, Sums
 from helmas_core.bridges.helmas import AUTO_RIDGE, HelmasBridge, HelmasOptions
 from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import BridgeSection
@@ -206,3 +206,10 @@ def test_blending_mixes_layers_and_nothing_else(unequal: Pair) -> None:
         marked[:, 2] = 1.0
         reached = bridge.blend(marked, 0).amax((0, 2, 3, 4))
         torch.testing.assert_close(reached, bridge.diagnostics()["blend"][0, :, 2], rtol=1e-5, atol=1e-6)
+
+
+def test_a_ridge_too_small_for_what_it_is_given_says_so() -> None:
+    ridge, alike = Ridge([1e-9]), torch.randn(1, 64, 1).expand(-1, -1, 300)
+    ridge.add(alike, torch.randn(1, 64, 4), torch.ones(64, dtype=torch.bool), torch.zeros(64, dtype=torch.bool))
+    with pytest.raises(DataError, match=r"too small for fp32.*raise it"):
+        ridge.solve()

@@ -135,3 +135,15 @@ def test_cross_entropy_scores_only_labelled_positions() -> None:
     assert losses.cross_entropy(logits, torch.tensor([[4, losses.IGNORE, losses.IGNORE]])).item() == pytest.approx(
         2.3026, abs=1e-3
     )
+
+
+@pytest.mark.parametrize(("loss", "wanted"), [("attention", True), ("kl", True), ("ce", False)])
+def test_the_student_reads_the_text_only_for_a_loss_that_compares(
+    unequal: Pair, loss: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = Objective(unequal, build_bridge(BridgeSection(), unequal), TrainConfig())
+    asked: list[object] = []
+    right = objective._reference  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(objective, "_reference", lambda *given: asked.append(given) or right(*given))
+    objective(relay_examples(unequal), {loss: 1.0, "cache_mse": 1.0}, random.Random(0))
+    assert bool(asked) == wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from helmas_core.config import Config, load_config, validate
@@ -12,7 +13,7 @@ from helmas_core.errors import ConfigError, PairError
 from helmas_core.models.doctor import diagnose
 from helmas_core.models.geometry import from_config, probe
 from helmas_core.models.hardware import resolve_hardware
-from helmas_core.models.pair import Pair, check_rope_base, find_problems, load_pair, locate
+from helmas_core.models.pair import Pair, check_rope_base, find_problems, fingerprint, load_pair, locate
 from helmas_core.models.preflight import model_problems, tokenizer_problems
 from helmas_core.models.tokens import content_hash
 from tests.tiny import FAMILIES, tiny_model
@@ -161,3 +162,18 @@ def test_a_model_whose_rope_would_be_undone_wrongly_is_refused() -> None:
         patch.setattr(pair_module, "Rope", lambda _: Rope(other))
         with pytest.raises(PairError, match="RoPE cannot be undone"):
             pair_module.freeze("tiny", model)
+
+
+def test_a_fingerprint_sees_every_weight_and_no_dtype() -> None:
+    model = tiny_model("qwen2")
+    before = fingerprint(model)
+    with torch.no_grad():
+        for place in (1, 2, 3, 70):  # whichever of them the samples leave out
+            weight = model.get_input_embeddings().weight.view(-1)
+            kept = weight[place].clone()
+            weight[place] += 0.5
+            assert fingerprint(model) != before
+            weight[place] = kept
+    assert fingerprint(model) == before
+    rounded = model.to(torch.bfloat16)
+    assert fingerprint(rounded) == before == fingerprint(rounded.float())

@@ -249,3 +249,19 @@ def test_thinking_takes_the_baselines_prompt_and_the_tasks_own_cue(chat: Templat
     assert 'end with one line: "The correct answer is: ..."' in pick.alone
     assert "Which is liquid?\nA. ice\nB. rain" in pick.alone
     assert DERIVED.private in thinking_prompt(get_task("gsm8k"), DERIVED, chat).alone
+
+
+@pytest.mark.parametrize(
+    ("thought", "left"),
+    [
+        ("Half is 4.\nSo\n\\[ 4 + 1 = \\boxed{5} \\]", "Half is 4.\nSo"),
+        ("Half is 4.\n\\[\n4 + 1 = \\boxed{5}\n\\]", "Half is 4.\n\\["),
+        (
+            "Half is 4.\n\\begin{align*}\na &= 4 \\\\\n&= \\boxed{5}.\n\\end{align*}",
+            "Half is 4.\n\\begin{align*}\na &= 4 \\\\",
+        ),
+        ("Half is 4. The answer is $\\boxed{5}$.\n[asy]\ndraw(a);\n[/asy]", "Half is 4."),
+    ],
+)
+def test_a_boxed_answer_goes_with_the_last_step(thought: str, left: str) -> None:
+    assert without_last_step(thought) == left
