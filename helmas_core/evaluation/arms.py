@@ -37,12 +37,13 @@ class Arms:
         self.pair, self.bridge, self.max_new_tokens = pair, bridge, max_new_tokens
         plain = States(pair.teacher, pair.pad), States(pair.student, pair.pad)
         self.teacher_states, self.student_states = states or plain
+        self.reuses = states is not None
         self.ends = endings(pair.tokenizer)
 
     def run(self, arm: str, batch: Batch) -> Generation:
         arms: dict[str, Callable[[Batch], Generation]] = {
             "student": lambda b: self._read(self.pair.student, [e.alone for e in b.examples], b.examples),
-            "teacher": lambda b: self._read(self.pair.teacher, _texts(b.examples), b.examples),
+            "teacher": lambda b: self._teach(b.examples),
             "text": lambda b: self._read(self.pair.student, _texts(b.examples), b.examples),
             "bridge": lambda b: self._inject(self._bridged(b.examples, [e.source for e in b.examples]), b.examples),
             "deranged": lambda b: self._inject(self._bridged(b.examples, self._foreign(b)), b.examples),
@@ -55,6 +56,13 @@ class Arms:
 
     def _inject(self, cache: KVCache, examples: Sequence[Example]) -> Generation:
         return self._generate(self.pair.student, cache, [e.query for e in examples], examples)
+
+    def _teach(self, examples: Sequence[Example]) -> Generation:
+        """The teacher's own answer; where its states are kept it goes on from them."""
+        if not self.reuses:
+            return self._read(self.pair.teacher, _texts(examples), examples)
+        state = self.teacher_states.read([e.source for e in examples])
+        return self._generate(self.pair.teacher, state, [e.query for e in examples], examples)
 
     def _bridged(self, examples: Sequence[Example], sources: Sequence[Ids]) -> KVCache:
         if self.bridge is None:

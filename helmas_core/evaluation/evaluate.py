@@ -132,7 +132,7 @@ def read_once(
     """Both models' states, with all in them that the arms will ask for, as far as memory and store go."""
     states = both_states(pair, config.train, open_store(config.train, progress))
     translating, fusing = {"bridge", "deranged"} & set(arms), config.bridge.mode == "fuse"
-    needed = (translating, "own" in arms or (translating and fusing))
+    needed = (translating or "teacher" in arms, "own" in arms or (translating and fusing))
     for model, wanted, name in zip(states, needed, ("teacher", "student"), strict=True):
         if wanted:
             _fill(model, examples, name, config, progress)
