@@ -109,6 +109,9 @@ class TrainConfig(Section):
     state_gib: Annotated[float, Field(ge=0)] = Field(
         default=4.0, description="memory for teacher states kept between epochs"
     )
+    init: Path | None = Field(
+        default=None, description="a bridge.safetensors to go on from, in place of the closed-form start"
+    )
     store: Path | None = Field(
         default=None, description="folder that keeps what the models read and wrote, for this run and later ones"
     )

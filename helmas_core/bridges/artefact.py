@@ -101,6 +101,14 @@ def load_bridge(path: Path, pair: Pair) -> Bridge:
     return bridge.eval().requires_grad_(False)
 
 
+def start_from(path: Path, bridge: Bridge, pair: Pair) -> None:
+    """Give `bridge` the weights and statistics of a trained one of the same shape, made for the same pair."""
+    if not path.is_file():
+        raise CheckpointError("no such file", where=str(path), fix="give a bridge.safetensors")
+    check_pair(read_metadata(path)["pair"], pair.describe(), str(path))
+    load_weights(bridge, read_tensors(path)[0], str(path))
+
+
 def load_weights(bridge: Bridge, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy weights in after comparing every name, shape and dtype."""
     wanted = bridge.state_dict()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from helmas_core.bridges.artefact import describe, save_bridge
+from helmas_core.bridges.artefact import describe, save_bridge, start_from
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import Config
@@ -44,7 +44,7 @@ class Session:
     def go(self, resume: bool) -> dict[str, Any]:
         refuse_test_split(self.config)
         torch.manual_seed(self.config.train.seed)
-        bridge = build_bridge(self.config.bridge, self.pair)
+        bridge = self._bridge()
         examples = self._examples("train")
         validation = self._examples("validation") if self.config.train.eval_samples else []
         refuse_overlap(examples, validation)
@@ -68,6 +68,12 @@ class Session:
         save_bridge(self.run.bridge, bridge, self._document(examples, done))
         scores = self._validate_last(bridge, validation, done) if done == total else None
         return self._result(bridge, done, scores)
+
+    def _bridge(self) -> Bridge:
+        bridge, init = build_bridge(self.config.bridge, self.pair), self.config.train.init
+        if init is not None:
+            start_from(init.expanduser(), bridge, self.pair)
+        return bridge
 
     def _examples(self, split: str) -> list[Example]:
         """Training examples, from data.mix where it is given, or the validation ones of data.dataset."""
@@ -97,7 +103,8 @@ class Session:
 
     def _calibration(self, examples: Sequence[Example], mix: Mix | None) -> Sequence[Example]:
         """What statistics and the closed-form start are fitted on: what training sees first, each item once."""
-        count, seed = self.config.train.calibration_items, self.config.train.seed
+        train, seed = self.config.train, self.config.train.seed
+        count = train.calibration_items if train.init is None else train.batch  # only to measure by
         drawn = batch_indices(seed, 0, 0, count, len(examples)) if mix is None else mix.batch(0, count)
         return [examples[i] for i in dict.fromkeys(drawn)]
 
@@ -122,16 +129,21 @@ class Session:
         self.progress.finish()
 
     def _start(self, objective: Objective, examples: Sequence[Example]) -> int:
-        """Statistics and the closed-form start."""
+        """Statistics and the closed-form start, or another bridge's."""
         batch = self.config.train.batch
         chosen = sorted(examples, key=lambda e: len(e.source))
-        groups = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
-        self.progress.note(f"fitting the start on {len(chosen)} items")
-        figures = objective.bridge.fit(Pairs(objective, groups))
+        figures = self._begin(objective, [chosen[i : i + batch] for i in range(0, len(chosen), batch)])
         figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
         self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
         self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
         return 0
+
+    def _begin(self, objective: Objective, groups: Sequence[Sequence[Example]]) -> dict[str, Any]:
+        """What can be fitted on `groups`, unless the bridge has another one's weights already."""
+        if self.config.train.init is not None:
+            return {"start": str(self.config.train.init)}
+        self.progress.note(f"fitting the start on {sum(map(len, groups))} items")
+        return objective.bridge.fit(Pairs(objective, groups))
 
     def _resume(self, trainer: Trainer) -> int:
         path = checkpoint.latest(self.run.checkpoints)

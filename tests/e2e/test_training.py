@@ -13,7 +13,7 @@ import torch
 
 from helmas_core.bridges.artefact import load_bridge, read_tensors
 from helmas_core.config import Config, load_config, validate
-from helmas_core.errors import ConfigError, DataError, TrainingError
+from helmas_core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
@@ -258,3 +258,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(unequal: Pair, tmp_path: Path) 
     )
     with pytest.raises(TrainingError, match="lower the learning rate"):
         _train(config, unequal, tmp_path / "run")
+
+
+def test_a_run_can_go_on_from_another_bridge(unequal: Pair, tmp_path: Path) -> None:
+    first, _ = _train(_config(eval_samples=0), unequal, tmp_path / "a")
+    still = {"name": "still", "steps": 1, "losses": {"ce": 1.0}, "learning_rate": 1e-12}
+    second, _ = _train(_config(eval_samples=0, init=first.bridge, stages=[still]), unequal, tmp_path / "b")
+    ours, theirs = (read_tensors(run.bridge)[0] for run in (first, second))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-9) for name in ours)
+    other = tiny_pair(unequal.student.model, unequal.student.model)
+    with pytest.raises(CheckpointError, match="another pair"):
+        _train(_config(init=first.bridge), other, tmp_path / "c")
+    with pytest.raises(CheckpointError, match="no such file"):
+        _train(_config(init=tmp_path / "none"), unequal, tmp_path / "d")
