@@ -63,7 +63,7 @@ class Tally:
         of its batch's time; how long one waits for a single answer is measured with eval.batch = 1.
         """
         n, right = len(self.right), sum(self.right.values())
-        times = self._times() if timed else dict.fromkeys(TIMES)
+        times: dict[str, Any] = self._times() if timed else dict.fromkeys(TIMES)
         return {
             "accuracy": round(right / n, 4),
             "ci": list(wilson(right, n)),

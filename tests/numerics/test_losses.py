@@ -143,7 +143,7 @@ def test_the_student_reads_the_text_only_for_a_loss_that_compares(
 ) -> None:
     objective = Objective(unequal, build_bridge(BridgeSection(), unequal), TrainConfig())
     asked: list[object] = []
-    right = objective._reference  # pyright: ignore[reportPrivateUsage]
+    right = objective._reference
     monkeypatch.setattr(objective, "_reference", lambda *given: asked.append(given) or right(*given))
     objective(relay_examples(unequal), {loss: 1.0, "cache_mse": 1.0}, random.Random(0))
     assert bool(asked) == wanted
