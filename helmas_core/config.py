@@ -65,6 +65,9 @@ class BridgeSection(BaseModel):
 
     method: str = "helmas"
     mode: Literal["replace", "fuse"] = "replace"
+    student_lora: Positive | None = Field(
+        default=None, description="rank of a LoRA that the student has after a hand-off, trained with the bridge"
+    )
 
     @property
     def options(self) -> dict[str, Any]:

@@ -82,7 +82,9 @@ class Conversation:
                 query = query + self._think(turn, text, before)
                 source, query = source + query, encode(self.pair.tokenizer, CUE)
             cache = self._hand_over(turn, source)
-            self._write(turn, self.pair.student, cache, query, say)
+            assert self.bridge is not None
+            with self.bridge.adapted():
+                self._write(turn, self.pair.student, cache, query, say)
         turn.seconds["total"] = clock(self.pair.device) - begin
         return turn
 

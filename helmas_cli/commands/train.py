@@ -101,7 +101,8 @@ def _train(config: Config, pair: Pair, run: Run, screen: Screen, resume: bool) -
 
 def _show(screen: Screen, document: dict[str, Any]) -> None:
     losses = {f"loss {name}": f"{value:.4g}" for name, value in document["losses"].items()}
-    facts = {"parameters": f"{document['parameters']:,}", "steps": document["steps"]}
+    counts = {key.replace("_", " "): f"{n:,}" for key, n in document.items() if key.endswith("parameters")}
+    facts = {**counts, "steps": document["steps"]}
     screen.pairs({"bridge": document["bridge"], **facts, "seconds": f"{document['seconds']:.1f}", **losses})
     if document.get("eval"):
         screen.print()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from helmas_core.config import Section
+from helmas_core.models.adapter import StudentLora
 from helmas_core.models.cache import KVCache
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.pair import Pair
@@ -29,6 +31,7 @@ class Bridge(nn.Module, ABC):
         self.teacher_geometry, self.student_geometry = teacher, student
         self.mode, self.options = mode, options
         self.ropes: tuple[Rope, Rope] | None = None
+        self.student_lora: StudentLora | None = None
 
     def attach(self, pair: Pair) -> Bridge:
         """Borrow the pair's angles and move to its device."""
@@ -65,5 +68,19 @@ class Bridge(nn.Module, ABC):
         """
         return self.finish(*self.translate(state), state, own)
 
+    def adapted(self) -> AbstractContextManager[None]:
+        """The student has its LoRA inside, if there is one: for what goes on from a bridged cache and nothing else."""
+        return nullcontext() if self.student_lora is None else self.student_lora.active()
+
     def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
+        """The bridge's own parameters, without the student's LoRA."""
+        return _count(self) - (0 if self.student_lora is None else _count(self.student_lora))
+
+    def parameter_counts(self) -> dict[str, int]:
+        """What reports say: the bridge's parameters and, apart, those of the student's LoRA if there is one."""
+        lora = {} if self.student_lora is None else {"student_lora_parameters": _count(self.student_lora)}
+        return {"parameters": self.parameter_count(), **lora}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

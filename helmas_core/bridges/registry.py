@@ -6,6 +6,7 @@ from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.helmas import HelmasBridge
 from helmas_core.config import BridgeSection, Section, validate
 from helmas_core.errors import ConfigError, did_you_mean
+from helmas_core.models.adapter import StudentLora
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.pair import Pair, check_rope_base
 
@@ -34,4 +35,7 @@ def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:
     """An untrained bridge for a loaded pair."""
     options = method_options(section)
     check_rope_base(pair, getattr(options, "teacher_rope_base", None), getattr(options, "student_rope_base", None))
-    return make_bridge(section, pair.teacher.geometry, pair.student.geometry).attach(pair)
+    bridge = make_bridge(section, pair.teacher.geometry, pair.student.geometry).attach(pair)
+    if section.student_lora is not None:
+        bridge.student_lora = StudentLora(pair.student.model, section.student_lora)
+    return bridge

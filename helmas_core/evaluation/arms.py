@@ -45,8 +45,8 @@ class Arms:
             "student": lambda b: self._read(self.pair.student, [e.alone for e in b.examples], b.examples),
             "teacher": lambda b: self._teach(b.examples),
             "text": lambda b: self._read(self.pair.student, _texts(b.examples), b.examples),
-            "bridge": lambda b: self._inject(self._bridged(b.examples, [e.source for e in b.examples]), b.examples),
-            "deranged": lambda b: self._inject(self._bridged(b.examples, self._foreign(b)), b.examples),
+            "bridge": lambda b: self._hand_over(b.examples, [e.source for e in b.examples]),
+            "deranged": lambda b: self._hand_over(b.examples, self._foreign(b)),
             "own": lambda b: self._inject(self.student_states.read([e.source for e in b.examples]), b.examples),
         }
         return arms[arm](batch)
@@ -64,12 +64,15 @@ class Arms:
         state = self.teacher_states.read([e.source for e in examples])
         return self._generate(self.pair.teacher, state, [e.query for e in examples], examples)
 
-    def _bridged(self, examples: Sequence[Example], sources: Sequence[Ids]) -> KVCache:
+    def _hand_over(self, examples: Sequence[Example], sources: Sequence[Ids]) -> Generation:
+        """Both models read `sources` as they are; only what the student makes of the bridged cache is adapted."""
         if self.bridge is None:
             raise ConfigError("this arm needs a bridge", where="eval.arms", fix="give --bridge PATH")
         state = self.teacher_states.read(sources)
         own = self.student_states.read([e.source for e in examples]) if self.bridge.mode == "fuse" else None
-        return self.bridge(state, own)
+        cache = self.bridge(state, own)
+        with self.bridge.adapted():
+            return self._inject(cache, examples)
 
     def _foreign(self, batch: Batch) -> list[Ids]:
         """The donors' sources; cut or repeated to the same length where own and foreign states are fused."""

@@ -243,7 +243,7 @@ def _bridge(config: Config, bridge: Bridge) -> dict[str, Any]:
         "method": config.bridge.method,
         "mode": bridge.mode,
         "options": bridge.options.model_dump(mode="json"),
-        "parameters": bridge.parameter_count(),
+        **bridge.parameter_counts(),
     }
 
 

@@ -70,7 +70,8 @@ class Objective:
             scored = (following.labels != losses.IGNORE) & following.mask.bool()
             terms["attention"] = losses.attention_consistency(recording, cache, own, scored)
         if {"ce", "kl"} & weights.keys():
-            logits = inject.forward(student, cache, following.ids, following.mask)
+            with self.bridge.adapted():
+                logits = inject.forward(student, cache, following.ids, following.mask)
             if "ce" in weights:
                 terms["ce"] = losses.cross_entropy(logits, following.labels)
             if "kl" in weights:

@@ -224,7 +224,7 @@ class Session:
             "command": "train",
             "run": str(self.run.path),
             "bridge": str(self.run.bridge),
-            "parameters": bridge.parameter_count(),
+            **bridge.parameter_counts(),
             "steps": steps,
             "seconds": self._seconds(),
             "losses": self.losses,

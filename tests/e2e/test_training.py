@@ -14,7 +14,7 @@ import torch
 from helmas_core.bridges.artefact import load_bridge, read_tensors
 from helmas_core.config import Config, load_config, validate
 from helmas_core.errors import CheckpointError, ConfigError, DataError, TrainingError
-from helmas_core.models.pair import Pair
+from helmas_core.models.pair import Pair, fingerprint
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
 from helmas_core.training.session import Session, refuse_overlap, refuse_test_split, train_bridge
@@ -109,6 +109,22 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(unequal: Pair, t
     assert steps == sorted(set(steps))
 
 
+def test_the_students_lora_trains_and_resumes_with_the_bridge(unequal: Pair, tmp_path: Path) -> None:
+    config, before = _config(), fingerprint(unequal.student.model)
+    config = config.model_copy(update={"bridge": config.bridge.model_copy(update={"student_lora": 4})})
+    whole, document = _train(config, unequal, tmp_path / "whole")
+    _train(config, unequal, tmp_path / "cut", StopAfter(10))
+    cut, _ = _train(config, unequal, tmp_path / "cut", resume=True)
+    ours, theirs = read_tensors(cut.bridge)[0], read_tensors(whole.bridge)[0]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert _trained_metrics(cut)[-1] == _trained_metrics(whole)[-1]
+    lora = {name: tensor for name, tensor in theirs.items() if name.startswith("student_lora.")}
+    assert len(lora) == 6 and all(tensor.any() for tensor in lora.values())
+    assert document["student_lora_parameters"] == sum(map(torch.numel, lora.values()))
+    assert document["eval"]["bridge"]["parameters"] == document["parameters"]
+    assert fingerprint(unequal.student.model) == before
+
+
 def _mixed(dataset: str = "relay", **mix: float) -> Config:
     config = _config()
     return config.model_copy(update={"data": config.data.model_copy(update={"dataset": dataset, "mix": mix})})
@@ -134,7 +150,9 @@ def test_the_start_is_fitted_on_the_mix_and_validation_is_not_drawn_from_it(uneq
     fitted = session._calibration(examples, session._mix(examples))
     assert Counter(e.task.name for e in fitted) == {"relay": 12, "arithmetic": 4}
     assert {e.task.name for e in session._examples("validation")} == {"arithmetic"}
-    assert session._calibration(examples, None) == examples[:16]
+    spread = session._calibration(examples, None)
+    assert {e.task.name for e in spread} == {"relay", "arithmetic"}
+    assert len({e.source for e in spread}) == len(spread) == 16
 
 
 def test_text_in_the_mix_serves_every_loss_and_is_never_validated(unequal: Pair, tmp_path: Path) -> None:
