@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_all_are_there() -> None:
-    assert set(profile_names()) == {"h200", "h100", "laptop", "cpu", "lab"}
+    assert set(profile_names()) == {"h200", "h100", "laptop", "cpu", "lab", "qwen2.5-cpu", "qwen2.5-gpu", "qwen3-h200"}
     assert DEFAULT_PROFILE == "h200"
 
 
