@@ -58,13 +58,16 @@ def _filled(student: PreTrainedModel, cache: KVCache | None) -> TransformersCach
 def _step(
     model: PreTrainedModel, filled: TransformersCache, ids: Tensor, mask: Tensor, positions: Tensor, last: bool = False
 ) -> Tensor:
+    # as a tensor: the slice of an integer is not contiguous, and torch multiplies that with a frozen head row by row,
+    # each row with a copy of the head (15 s in place of 40 ms for 32 rows and 152,000 words on a CPU)
+    kept = torch.tensor([ids.shape[1] - 1], device=ids.device) if last else 0
     out = model(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
         past_key_values=filled,
         use_cache=True,
-        logits_to_keep=1 if last else 0,
+        logits_to_keep=kept,
     )
     return out.logits
 

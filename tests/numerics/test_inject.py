@@ -161,3 +161,15 @@ def test_keys_without_rope_are_not_injected() -> None:
     cache = replace(capture(model, *pad_left(SOURCES[:1], 0)), rotated=False)
     with pytest.raises(CacheError, match="RoPE"):
         inject.forward(model, cache, *pad_left(QUERIES[:1], 0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_reads_one_position_in_one_piece(family: str) -> None:
+    """A slice that is not contiguous costs a hundred times the product itself with frozen weights on a CPU."""
+    model = tiny_model(family)
+    seen: list[tuple[tuple[int, ...], bool]] = []
+    model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, given: seen.append((tuple(given[0].shape[:2]), given[0].is_contiguous()))
+    )
+    inject.generate(model, None, *pad_left([[3, 4, 5, 6], [7, 8]], 0), 2)
+    assert seen == [((2, 1), True)] * 2
