@@ -107,7 +107,8 @@ def figure(documents: dict[str, dict[str, Any]], path: Path) -> None:
     """One group of bars for every row, with the bridge's interval."""
     names = [name for name in ROWS if name in documents]
     drawing, axes = plt.subplots(figsize=(2 + 1.5 * len(names), 3.6), layout="constrained")
-    for place, (arm, colour) in enumerate(ARMS.items()):
+    shown = {arm: colour for arm, colour in ARMS.items() if any(arm in documents[name]["arms"] for name in names)}
+    for place, (arm, colour) in enumerate(shown.items()):
         found = [(i, documents[n]["arms"][arm]) for i, n in enumerate(names) if arm in documents[n]["arms"]]
         x, y = [i + 0.16 * (place - 2) for i, _ in found], [a["accuracy"] for _, a in found]
         spread = [
@@ -118,7 +119,7 @@ def figure(documents: dict[str, dict[str, Any]], path: Path) -> None:
     axes.set_xticks(range(len(names)), [ROWS[name].title.replace(", ", ",\n") for name in names], fontsize=8)
     axes.set(ylim=(0, 1.08), ylabel="accuracy")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(ncols=len(ARMS), fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14))
+    axes.legend(ncols=len(shown), fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14))
     drawing.savefig(path, dpi=130)
     plt.close(drawing)
 
