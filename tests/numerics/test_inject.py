@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -168,8 +170,7 @@ def test_the_head_reads_one_position_in_one_piece(family: str) -> None:
     """A slice that is not contiguous costs a hundred times the product itself with frozen weights on a CPU."""
     model = tiny_model(family)
     seen: list[tuple[tuple[int, ...], bool]] = []
-    model.get_output_embeddings().register_forward_pre_hook(
-        lambda _, given: seen.append((tuple(given[0].shape[:2]), given[0].is_contiguous()))
-    )
+    head: Any = model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, given: seen.append((tuple(given[0].shape[:2]), given[0].is_contiguous())))
     inject.generate(model, None, *pad_left([[3, 4, 5, 6], [7, 8]], 0), 2)
     assert seen == [((2, 1), True)] * 2
