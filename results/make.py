@@ -39,7 +39,7 @@ ROWS = {
     "gsm8k-generated": Row("GSM8K, reasoning that the teacher wrote", of_text=0.95),
     "facts": Row("private facts", of_text=0.90, spare=0.02),
     "passages": Row("questions on history passages (MMLU)", of_text=0.85),
-    "cloze": Row("next word in news stories", of_text=0.85),
+    "cloze": Row("next word of a passage", of_text=0.85),
     "arc": Row("ARC-Challenge, nothing but the prompt", of_gap=0.90, spare=0.03),
     "mmlu": Row("MMLU, nothing but the prompt", of_gap=0.70, spare=0.03),
     "digits": Row("numbers of 1 to 8 digits", of_text=0.90),

@@ -44,7 +44,7 @@ class Session:
     def go(self, resume: bool) -> dict[str, Any]:
         refuse_test_split(self.config)
         torch.manual_seed(self.config.train.seed)
-        bridge = self._bridge()
+        bridge = self._bridge(resume)
         examples = self._examples("train")
         validation = self._examples("validation") if self.config.train.eval_samples else []
         refuse_overlap(examples, validation)
@@ -69,9 +69,10 @@ class Session:
         scores = self._validate_last(bridge, validation, done) if done == total else None
         return self._result(bridge, done, scores)
 
-    def _bridge(self) -> Bridge:
+    def _bridge(self, resume: bool) -> Bridge:
+        """A new bridge, with another one's weights where one is named; a resumed run has its own in a checkpoint."""
         bridge, init = build_bridge(self.config.bridge, self.pair), self.config.train.init
-        if init is not None:
+        if init is not None and not resume:
             start_from(init.expanduser(), bridge, self.pair)
         return bridge
 

@@ -284,8 +284,14 @@ def test_a_run_can_go_on_from_another_bridge(unequal: Pair, tmp_path: Path) -> N
     second, _ = _train(_config(eval_samples=0, init=first.bridge, stages=[still]), unequal, tmp_path / "b")
     ours, theirs = (read_tensors(run.bridge)[0] for run in (first, second))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-9) for name in ours)
+    whole, _ = _train(config := _config(eval_samples=0, init=first.bridge), unequal, tmp_path / "whole")
+    _train(config, unequal, tmp_path / "cut", StopAfter(8))
+    first.bridge.rename(moved := tmp_path / "moved.safetensors")
+    cut, _ = _train(config, unequal, tmp_path / "cut", resume=True)
+    ours, theirs = (read_tensors(run.bridge)[0] for run in (cut, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     other = tiny_pair(unequal.student.model, unequal.student.model)
     with pytest.raises(CheckpointError, match="another pair"):
-        _train(_config(init=first.bridge), other, tmp_path / "c")
+        _train(_config(init=moved), other, tmp_path / "c")
     with pytest.raises(CheckpointError, match="no such file"):
         _train(_config(init=tmp_path / "none"), unequal, tmp_path / "d")
