@@ -122,13 +122,13 @@ def batches(examples: Sequence[Example], size: int) -> list[Batch]:
 
 
 def _donor(index: int, kind: Sequence[Example]) -> int:
-    """The nearest in length that tells something else, if possible without the item's answer; else the item itself."""
+    """The nearest in length that tells something else, whatever its answer; the item itself where all are the same.
+
+    A donor with another answer would be no chance level: where answers are few, a bridge that works would then be wrong
+    in this arm on every item.
+    """
     own = kind[index]
-    for usable in (_silent, _other):
-        found = next((i for i in _outwards(index, len(kind)) if usable(own, kind[i])), None)
-        if found is not None:
-            return found
-    return index
+    return next((i for i in _outwards(index, len(kind)) if _other(own, kind[i])), index)
 
 
 def _outwards(index: int, count: int) -> Iterator[int]:
@@ -140,9 +140,3 @@ def _outwards(index: int, count: int) -> Iterator[int]:
 
 def _other(own: Example, donor: Example) -> bool:
     return _fit(donor.source, len(own.source)) != own.source  # one that goes on where the own source ends is no other
-
-
-def _silent(own: Example, donor: Example) -> bool:
-    """Whether `donor` tells another thing and not the answer. Of a letter no item is silent."""
-    answer, told = own.item.answer, f"{donor.item.private}\n{donor.item.answer}"
-    return _other(own, donor) and (bool(own.choices) or answer not in told)
