@@ -55,12 +55,20 @@ def attention_consistency(recording: Recording, predicted: KVCache, target: KVCa
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean next-token loss over labels [B, N] that are not IGNORE; label t belongs to logits t, [B, N, V]."""
-    return functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE)
+    """Next-token loss over labels [B, N] that are not IGNORE; label t belongs to logits t, [B, N, V]."""
+    each = functional.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
+    return mean_of_rows(each, labels != IGNORE)
 
 
 def kl_divergence(logits: Tensor, reference: Tensor, labels: Tensor) -> Tensor:
-    """KL(reference ‖ ours) on the scored positions, per token; `reference` is the student that read the text."""
+    """KL(reference ‖ ours) at the scored positions; `reference` is the student that read the text."""
     scored = labels != IGNORE
     ours, theirs = (t[scored].float().log_softmax(-1) for t in (logits, reference))
-    return functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+    each = functional.kl_div(ours, theirs, log_target=True, reduction="none").sum(-1)
+    return mean_of_rows(torch.zeros_like(scored, dtype=each.dtype).masked_scatter(scored, each), scored)
+
+
+def mean_of_rows(each: Tensor, scored: Tensor) -> Tensor:
+    """The mean of every row's own mean over what is scored, both [B, N]: a letter counts as much as a long text."""
+    counts = scored.sum(1)
+    return ((each * scored).sum(1) / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)

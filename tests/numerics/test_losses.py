@@ -137,6 +137,15 @@ def test_cross_entropy_scores_only_labelled_positions() -> None:
     )
 
 
+def test_every_row_counts_the_same_however_many_tokens_it_scores() -> None:
+    logits, reference = torch.randn(2, 3, 3, 10, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[1, 2, 3], [losses.IGNORE, losses.IGNORE, 4], [losses.IGNORE] * 3])
+    singles = [losses.cross_entropy(logits[[i]], labels[[i]]) for i in range(2)]
+    torch.testing.assert_close(losses.cross_entropy(logits, labels), torch.stack(singles).mean())
+    singles = [losses.kl_divergence(logits[[i]], reference[[i]], labels[[i]]) for i in range(2)]
+    torch.testing.assert_close(losses.kl_divergence(logits, reference, labels), torch.stack(singles).mean())
+
+
 @pytest.mark.parametrize(("loss", "wanted"), [("attention", True), ("kl", True), ("ce", False)])
 def test_the_student_reads_the_text_only_for_a_loss_that_compares(
     unequal: Pair, loss: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
