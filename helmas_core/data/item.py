@@ -12,7 +12,7 @@ class Item:
 
     `private` is text that only the teacher may read; `reasoning` is the gold rationale, if the data set
     has one; `answer` is the gold answer in the form that the task's parser returns; `cue`, if given, replaces
-    the task's own words that ask for the answer.
+    the task's own words that ask for the answer; `category` is what reports group by: a subject, a kind of fact.
     """
 
     id: str
@@ -22,6 +22,7 @@ class Item:
     reasoning: str = ""
     choices: tuple[str, ...] = ()
     cue: str = ""
+    category: str = ""
 
 
 def pool(key: str) -> str:

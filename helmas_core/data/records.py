@@ -27,6 +27,12 @@ def text(row: Row, name: str) -> str:
     return value.strip()
 
 
+def label(row: Row, name: str) -> str:
+    """A field that may hold a word to group items by; "" where it does not."""
+    value = row.get(name)
+    return str(value).strip() if isinstance(value, str | int) else ""
+
+
 def gsm8k(row: Row, index: int) -> Item:
     rationale, mark, final = text(row, "answer").rpartition("####")
     answer = parse_number(final, cued=True)
@@ -40,7 +46,8 @@ def math(row: Row, index: int) -> Item:
     gold = boxed(solution)
     if gold is None or not tidy(gold):
         raise ValueError('field "solution" must hold \\boxed{answer}')
-    return Item(str(index), text(row, "problem"), tidy(gold), reasoning=solution)
+    category = label(row, "subject") or label(row, "type")
+    return Item(str(index), text(row, "problem"), tidy(gold), reasoning=solution, category=category)
 
 
 def arc(row: Row, index: int) -> Item:
@@ -66,7 +73,7 @@ def mmlu(row: Row, index: int) -> Item:
     answer = row["answer"]
     if not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise ValueError(f'field "answer" must be the index of a choice, got {answer!r}')
-    return Item(str(index), text(row, "question"), LETTERS[answer], choices=choices)
+    return Item(str(index), text(row, "question"), LETTERS[answer], choices=choices, category=label(row, "subject"))
 
 
 def mmlu_passages(row: Row, index: int) -> Item | None:
@@ -112,9 +119,10 @@ def openhermes(row: Row, index: int) -> Item | None:
 
 
 def jsonl(row: Row, index: int) -> Item:
-    """Our own format: `prompt`, `answer` (text or number), and optionally `reasoning`, `private`."""
+    """Our own format: `prompt`, `answer` (text or number), and optionally `reasoning`, `private`, `category`."""
     answer = row["answer"]
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)) or not str(answer).strip():
         raise ValueError(f'field "answer" must be text or a number, got {answer!r}')
     optional = {name: text(row, name) if row.get(name) else "" for name in ("reasoning", "private")}
-    return Item(str(index), text(row, "prompt"), str(answer).strip(), optional["private"], optional["reasoning"])
+    category = label(row, "category")
+    return Item(str(index), text(row, "prompt"), str(answer).strip(), **optional, category=category)

@@ -16,6 +16,7 @@ from helmas_core.data.prompts import baseline_prompt
 from helmas_core.data.tasks import load_items, scored_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.arms import Arms, Batch, batches, stopped
+from helmas_core.evaluation.items import item_records
 from helmas_core.evaluation.statistics import paired_difference, wilson
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
@@ -41,6 +42,7 @@ class Tally:
 
     right: dict[Key, bool] = field(default_factory=dict)
     tokens: dict[Key, list[int]] = field(default_factory=dict)
+    texts: dict[Key, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     unparsed: int = 0
     truncated: int = 0
@@ -49,11 +51,12 @@ class Tally:
         """Score a batch that took `seconds`; each of its items counts with an equal part."""
         self.seconds += [seconds / len(examples)] * len(examples)
         for example, tokens, truncated in zip(examples, written.tokens, written.truncated, strict=True):
-            predicted = example.task.parse(decode(pair.tokenizer, tokens), cued)
+            text = decode(pair.tokenizer, tokens)
+            predicted = example.task.parse(text, cued)
             self.unparsed += predicted is None
             self.truncated += truncated and not example.choices
             key = (example.task.name, example.item.id)
-            self.tokens[key] = tokens
+            self.tokens[key], self.texts[key] = tokens, text
             self.right[key] = same_answer(example.task, predicted, example.item.answer)
 
     def summary(self, timed: bool) -> dict[str, Any]:
@@ -81,7 +84,7 @@ class Tally:
 
 
 def evaluate(config: Config, pair: Pair, bridge: Bridge | None, progress: Progress) -> dict[str, Any]:
-    """The `eval --json` document of one configuration."""
+    """The `eval --json` document of one configuration, and under "items" what is written beside it."""
     for name in config.data.names():
         scored_task(name)
     examples = prepare(config, pair, config.eval.split, config.eval.limit, config.train.seed, progress)
@@ -100,7 +103,7 @@ def evaluate_examples(
     split: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The same for examples that are at hand. Stopped is raised when a person asks for it between two batches."""
+    """The same for examples that are at hand, and every item's answers under "items". Stopped is raised when a person asks for it between two batches."""
     groups = batches(examples, config.eval.batch)
     if "deranged" in arms and any(
         e.source == d.source for g in groups for e, d in zip(g.examples, g.donors, strict=True)
@@ -123,7 +126,8 @@ def evaluate_examples(
                 tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued=True)
             progress.update(index * len(arms) + place + 1, arm=arm)
     progress.finish()
-    return _document("eval", config, pair, bridge, split, examples, tallies)
+    document = _document("eval", config, pair, bridge, split, examples, tallies)
+    return {**document, "items": item_records(examples, tallies)}
 
 
 def read_once(

@@ -1,11 +1,10 @@
-"""What a bridge makes of a teacher's cache, layer by layer, against the student's own cache over the same text.
-
-Cosines are taken between standardised states without RoPE, since constant key biases would make any two caches look
-alike. Effective rank: exp of the entropy of the normalised singular values (Roy & Vetterli 2007).
-"""
+"""What a bridge makes of a teacher's cache: layer by layer, head by head and position by position, beside the teacher's
+own cache and the one that the student makes of the same text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,29 +13,60 @@ from torch.nn.functional import cosine_similarity
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import Config
-from helmas_core.errors import DataError
-from helmas_core.handoff.prepare import prepare
+from helmas_core.errors import CacheError, ConfigError, DataError
+from helmas_core.evaluation.attention import attention_weights, span_mass, token_mass
+from helmas_core.evaluation.measure import cache_figures, cosines, rms_ratios
+from helmas_core.evaluation.positions import position_figures, token_text
+from helmas_core.handoff.examples import Example
+from helmas_core.handoff.prepare import prepare, prepare_item
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.inject import forward
-from helmas_core.models.pair import Member, Pair
+from helmas_core.models.pair import Pair
 from helmas_core.models.record import record_queries
 from helmas_core.models.tokens import encode, pad_left
 from helmas_core.progress import Silent
 from helmas_core.training.losses import attention_output
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at: the ids that are handed over, and those that the student reads after them."""
+
+    source: list[int]
+    query: list[int]
+    item: str | None = None
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Three caches of one source: the teacher's, the student's own, and what the bridge made of the first."""
+
+    teacher: KVCache
+    own: KVCache
+    bridged: KVCache | None
+
+
 @torch.no_grad()
-def inspect_cache(config: Config, pair: Pair, bridge: Bridge | None, text: str | None) -> dict[str, Any]:
-    """The `inspect-cache --json` document for `text`, or for the first test item; of the teacher's cache alone
-    without a bridge."""
-    source, query = _tokens(config, pair, text)
-    state, own = (capture(m.model, *pad_left([source], pair.pad, pair.device)) for m in (pair.teacher, pair.student))
-    bridged = None if bridge is None else bridge(state, own)
-    layers = _norms(state if bridged is None else bridged, own if bridged is not None else None)
-    if bridge is not None and bridged is not None:
-        _compare(layers, bridge, state, own)
-        _attend(layers, pair.student, bridged, own, query)
-    found = {} if bridge is None else bridge.diagnostics()
+def inspect_cache(
+    config: Config,
+    pair: Pair,
+    bridge: Bridge | None,
+    text: str | None = None,
+    item: str | None = None,
+    against: Bridge | str | None = None,
+) -> dict[str, Any]:
+    """The `inspect-cache --json` document for `text`, for the item called `item`, or for the first test item; of the
+    teacher's cache alone without a bridge. `against` is another bridge, or the id of another item.
+
+    `layers`, `positions` and `against` compare; `sides` holds each cache by itself; `tokens_read` are the source's
+    tokens and `token_mass` the attention that each gets, where the student read and where it was bridged.
+    """
+    if text is not None and item is not None:
+        raise ConfigError("a text and an item exclude each other", where="--prompt", fix="give one of them")
+    subject = subject_of(config, pair, text, item)
+    caches = make_caches(pair, bridge, subject)
+    sides = sides_of(pair, bridge, caches, subject)
+    layers = compare(pair, bridge, caches, subject, sides)
     return {
         "schema": 1,
         "command": "inspect-cache",
@@ -45,79 +75,169 @@ def inspect_cache(config: Config, pair: Pair, bridge: Bridge | None, text: str |
         if bridge is None
         else {"method": config.bridge.method, "mode": bridge.mode, **bridge.parameter_counts()},
         "cache": "teacher" if bridge is None else "bridged",
-        "text": pair.tokenizer.decode(source),
-        "tokens": len(source),
+        "item": subject.item,
+        "text": pair.tokenizer.decode(subject.source),
+        "query": pair.tokenizer.decode(subject.query),
+        "tokens": len(subject.source),
+        "tokens_read": [token_text(pair, id) for id in subject.source],
         "rope_residual": {"teacher": pair.teacher.rope_residual, "student": pair.student.rope_residual},
         "layers": layers,
-        "blend": _matrices(found.get("blend")),
-        "gate": _matrices(found.get("gate")),
+        "sides": {name: side["layers"] for name, side in sides.items()},
+        "token_mass": {name: [round(m, 6) for m in side["tokens"].tolist()] for name, side in sides.items()},
+        **_positions(pair, bridge, caches, subject, sides),
+        "against": None if against is None else _against(config, pair, bridge, caches, subject, against),
+        **matrices(bridge),
     }
 
 
-def _tokens(config: Config, pair: Pair, text: str | None) -> tuple[list[int], list[int]]:
-    """Source and query ids; a text's last tenth stands in for the query."""
+def subject_of(config: Config, pair: Pair, text: str | None, item: str | None) -> Subject:
+    """A text's last tenth stands in for the query; an item brings its own."""
     if text is None:
-        example = prepare(config, pair, config.eval.split, 1, config.train.seed, Silent())[0]
+        example = _example(config, pair, item)
         if example.query:
-            return list(example.source), list(example.query)
+            return Subject(list(example.source), list(example.query), example.item.id)
         text = example.item.private
     ids = encode(pair.tokenizer, text)
     if len(ids) < 3:
-        raise DataError(f"{len(ids)} tokens are too few to inspect", where="--text", fix="give a sentence or more")
+        raise DataError(f"{len(ids)} tokens are too few to inspect", where="--prompt", fix="give a sentence or more")
     cut = max(2, len(ids) - max(1, len(ids) // 10))
-    return ids[:cut], ids[cut:]
+    return Subject(ids[:cut], ids[cut:])
 
 
-def effective_rank(states: Tensor) -> float:
-    """[T, width] → a number between 1 and min(T, width); constant parts do not count."""
-    sizes = torch.linalg.svdvals((states - states.mean(0)).float())
-    share = sizes / sizes.sum().clamp(min=1e-12)
-    return torch.exp(-(share * share.clamp(min=1e-12).log()).sum()).item()
+def _example(config: Config, pair: Pair, item: str | None) -> Example:
+    if item is None:
+        return prepare(config, pair, config.eval.split, 1, config.train.seed, Silent())[0]
+    return prepare_item(config, pair, config.eval.split, item, Silent())
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """[1, H, T, D] → [T, H·D]."""
-    return tensor[0].transpose(0, 1).flatten(1).float()
+def make_caches(pair: Pair, bridge: Bridge | None, subject: Subject) -> Caches:
+    """Both models read the source; the bridge translates."""
+    read = pad_left([subject.source], pair.pad, pair.device)
+    state, own = (capture(member.model, *read) for member in (pair.teacher, pair.student))
+    return Caches(state, own, None if bridge is None else bridge(state, own))
 
 
-def _norms(cache: KVCache, own: KVCache | None) -> list[dict[str, Any]]:
-    rows = []
-    for index in range(cache.layers):
-        row: dict[str, Any] = {"layer": index}
-        for name, tensors, others in (("k", cache.keys, own and own.keys), ("v", cache.values, own and own.values)):
-            states = _rows(tensors[index])
-            row[f"{name}_norm"] = round(states.norm(dim=1).mean().item(), 3)
-            row[f"{name}_norm_own"] = round(_rows(others[index]).norm(dim=1).mean().item(), 3) if others else None
-            row[f"{name}_rank"] = round(effective_rank(states), 2)
-            row[f"{name}_rank_own"] = round(effective_rank(_rows(others[index])), 2) if others else None
-            row[f"{name}_cosine"] = None
-        rows.append({**row, "attention_cosine": None})
-    return rows
+def sides_of(pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject) -> dict[str, dict[str, Any]]:
+    """Each cache by itself: figures by layer and head, and how its reader attends to it while it reads the query."""
+    sides = {
+        "teacher": _side(caches.teacher, attention_weights(pair.teacher.model, caches.teacher, subject.query)),
+        "own": _side(caches.own, attention_weights(pair.student.model, caches.own, subject.query)),
+    }
+    if bridge is not None and caches.bridged is not None:
+        with bridge.adapted():
+            weights = attention_weights(pair.student.model, caches.bridged, subject.query)
+        sides["bridged"] = _side(caches.bridged, weights)
+    return sides
 
 
-def _compare(layers: list[dict[str, Any]], bridge: Bridge, state: KVCache, own: KVCache) -> None:
-    """K and V cosine per layer, mean over heads and tokens."""
-    for name, ours, theirs in zip("kv", bridge.translate(state), bridge.standard_form(own), strict=True):
-        cosine = cosine_similarity(ours.float(), theirs.float(), dim=-1).mean((0, 2, 3))
-        for row, value in zip(layers, cosine.tolist(), strict=True):
-            row[f"{name}_cosine"] = round(value, 4)
+def _side(cache: KVCache, weights: Sequence[Tensor]) -> dict[str, Any]:
+    """`mass` is the share of attention on the cached tokens, by layer, and by query head under "query_heads"."""
+    masses = span_mass(weights, cache.length)
+    layers = [
+        {**row, "mass": round(sum(mass) / len(mass), 4), "query_heads": [round(m, 4) for m in mass]}
+        for row, mass in zip(cache_figures(cache), masses, strict=True)
+    ]
+    return {"layers": layers, "tokens": token_mass(weights, cache.length)}
 
 
-def _attend(layers: list[dict[str, Any]], student: Member, bridged: KVCache, own: KVCache, query: list[int]) -> None:
-    """Cosine of what the query's tokens read from either cache, with the student's own queries."""
+def compare(
+    pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject, sides: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The rows of `layers`: what was injected, with the student's own beside it; the teacher's alone without a bridge."""
+    shown, own = sides["teacher" if bridge is None else "bridged"]["layers"], sides["own"]["layers"]
+    layers: list[dict[str, Any]] = []
+    for index, row in enumerate(shown):
+        other = None if bridge is None else own[index]
+        figures = ("k_norm", "v_norm", "k_rank", "v_rank", "mass")
+        pairs = {key: value for name in figures for key, value in _both(name, row, other).items()}
+        empty = dict.fromkeys(("k_cosine", "v_cosine", "k_rms_ratio", "v_rms_ratio", "attention_cosine"))
+        layers.append({"layer": index, **pairs, **empty, "heads": []})
+    if bridge is not None and caches.bridged is not None:
+        states = bridge.translate(caches.teacher), bridge.standard_form(caches.own)
+        _fill(layers, cosines(*states), rms_ratios(caches.bridged, caches.own))
+        _attend(layers, pair, caches.own, (caches.bridged, caches.own), subject.query)
+    return layers
+
+
+def _both(name: str, row: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: row[name], f"{name}_own": None if other is None else other[name]}
+
+
+def _fill(layers: list[dict[str, Any]], cosine: Sequence[Tensor], ratio: Sequence[Tensor]) -> None:
+    """Cosines and RMS ratios [L, H] of keys and values: per layer the mean, per head under "heads"."""
+    columns = {"k_cosine": cosine[0], "v_cosine": cosine[1], "k_rms_ratio": ratio[0], "v_rms_ratio": ratio[1]}
+    for index, row in enumerate(layers):
+        row.update({name: round(found[index].mean().item(), 4) for name, found in columns.items()})
+        row["heads"] = [
+            {"head": head, **{name: round(found[index, head].item(), 4) for name, found in columns.items()}}
+            for head in range(cosine[0].shape[1])
+        ]
+
+
+def _attend(
+    layers: list[dict[str, Any]], pair: Pair, own: KVCache, both: tuple[KVCache, KVCache], query: Sequence[int]
+) -> None:
+    """Cosine of what the query's tokens read from either of `both`, with the queries that they have after `own`."""
     ids, mask = pad_left([query], 0, own.mask.device)
-    with record_queries(student.model) as seen:
-        forward(student.model, own, ids, mask)
+    with record_queries(pair.student.model) as seen:
+        forward(pair.student.model, own, ids, mask)
     for row, q, scale, cap in zip(layers, seen.queries, seen.scales, seen.caps, strict=True):
         at = row["layer"]
-        ours, theirs = (
-            attention_output(q, cache.keys[at], cache.values[at], cache.mask, scale, cap) for cache in (bridged, own)
-        )
-        row["attention_cosine"] = round(cosine_similarity(ours, theirs, dim=-1).mean().item(), 4)
+        ours, theirs = (attention_output(q, cache.keys[at], cache.values[at], cache.mask, scale, cap) for cache in both)
+        cosine = cosine_similarity(ours, theirs, dim=-1)  # [1, Hq, N]
+        row["attention_cosine"] = round(cosine.mean().item(), 4)
+        for head, value in zip(row["heads"], _by_kv_head(cosine, len(row["heads"])), strict=False):
+            head["attention_cosine"] = round(value, 4)
 
 
-def _matrices(found: Tensor | None) -> dict[str, list[Any]] | None:
-    """[2, …] as {"k": …, "v": …}."""
+def _by_kv_head(cosine: Tensor, heads: int) -> list[float]:
+    """[1, Hq, N] → the mean of each KV head's query heads."""
+    return [] if not heads else cosine[0].mean(-1).reshape(heads, -1).mean(-1).tolist()
+
+
+def _positions(
+    pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject, sides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`positions`, or none and the reason under `notes`."""
+    if bridge is None or caches.bridged is None:
+        return {"positions": [], "notes": []}
+    forms = bridge.standard_form(caches.bridged), bridge.standard_form(caches.own)
+    try:
+        mass = sides["bridged"]["tokens"]
+        return {
+            "positions": position_figures(pair, subject.source, caches.bridged, caches.own, forms, mass),
+            "notes": [],
+        }
+    except (CacheError, ConfigError) as error:
+        return {"positions": [], "notes": [f"no positions: {error.what}"]}
+
+
+def _against(
+    config: Config, pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject, other: Bridge | str
+) -> dict[str, Any]:
+    """The bridged cache beside another bridge's of the same source, or beside its own of another item."""
+    if bridge is None or caches.bridged is None:
+        raise ConfigError("a comparison needs a bridge", where="--against", fix="give --bridge PATH")
+    if isinstance(other, str):
+        foreign = make_caches(pair, bridge, subject_of(config, pair, None, other)).bridged
+    else:
+        foreign = other(caches.teacher, caches.own)
+    assert foreign is not None
+    layers: list[dict[str, Any]] = [{**row, "heads": []} for row in cache_figures(foreign)]
+    if foreign.length == caches.bridged.length:
+        forms = bridge.standard_form(caches.bridged), bridge.standard_form(foreign)
+        _fill(layers, cosines(*forms), rms_ratios(caches.bridged, foreign))
+    _attend(layers, pair, caches.own, (caches.bridged, foreign), subject.query)
+    return {"item": other if isinstance(other, str) else None, "tokens": foreign.length, "layers": layers}
+
+
+def matrices(bridge: Bridge | None) -> dict[str, dict[str, list[Any]] | None]:
+    """`blend` [2, Ls, Lt] and `gate` [2, Ls, Hs] as {"k": …, "v": …}; None for what the bridge does not have."""
+    found = {} if bridge is None else bridge.diagnostics()
+    return {name: _matrix(found.get(name)) for name in ("blend", "gate")}
+
+
+def _matrix(found: Tensor | None) -> dict[str, list[Any]] | None:
     if found is None:
         return None
     return {name: [[round(x, 4) for x in row] for row in found[i].tolist()] for i, name in enumerate("kv")}

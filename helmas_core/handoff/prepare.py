@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from helmas_core.config import Config
@@ -42,6 +43,21 @@ def prepare(
     if not found:
         raise DataError("no items", where="data.dataset", fix="choose another split or limit")
     return found
+
+
+def prepare_item(config: Config, pair: Pair, split: str, wanted: str, progress: Progress) -> Example:
+    """The example of the item called `wanted` in `split`; DataError with the nearest id where there is none."""
+    data, known = config.data, list[str]()
+    for name in data.names():
+        task = get_task(name)
+        items = load_items(task, split, None, config.train.seed, data.data_dir, data.max_source_tokens)
+        for item in (item for item in items if item.id == wanted):
+            thoughts = think(config, pair, task, [item], progress) if _generates(config) else [None]
+            return _example(config, pair, task, item, thoughts[0])
+        known += [item.id for item in items]
+    close = difflib.get_close_matches(wanted, known, n=1)
+    fix = f'did you mean "{close[0]}"?' if close else f'ids look like "{known[0]}"'
+    raise DataError(f'no item "{wanted}" in {data.dataset}, split {split}', where="--item", fix=fix)
 
 
 def _example(config: Config, pair: Pair, task: Task, item: Item, thought: Thought | None) -> Example:

@@ -24,9 +24,15 @@ _PREFIX = "helmas_record_"
 
 @dataclass
 class Recording:
-    """Per layer, in order: queries [B, Hq, T, D] with RoPE on, the softmax scale, and the logit soft cap."""
+    """Per layer, in order: queries [B, Hq, T, D] with RoPE on, the softmax scale, and the logit soft cap.
 
+    With `whole`, the keys [B, H, P + T, D] that they meet and the mask between them too, None where it is causal.
+    """
+
+    whole: bool = False
     queries: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor | None] = field(default_factory=list)
     scales: list[float] = field(default_factory=list)
     caps: list[float | None] = field(default_factory=list)
 
@@ -49,6 +55,9 @@ def _recording_attention(name: str) -> Callable[..., Any]:
             recording.queries.append(query)
             recording.scales.append(options.get("scaling") or query.shape[-1] ** -0.5)
             recording.caps.append(options.get("softcap"))
+            if recording.whole:
+                recording.keys.append(key)
+                recording.masks.append(mask)
         return _backend(module, name)(module, query, key, value, mask, **options)
 
     return attend
@@ -60,14 +69,14 @@ def attention_of(model: PreTrainedModel) -> str:
 
 
 @contextmanager
-def record_queries(model: PreTrainedModel) -> Iterator[Recording]:
+def record_queries(model: PreTrainedModel, whole: bool = False) -> Iterator[Recording]:
     """Record the forward passes inside; the model's own backend comes back whatever happens."""
     before = attention_of(model)
     backend = before if before in ("eager", "sdpa") else "sdpa"  # transformers looks a flash backend up by its name
     name = _PREFIX + backend
     AttentionInterface.register(name, _recording_attention(backend))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[backend])
-    recording = Recording()
+    recording = Recording(whole)
     token = _active.set(recording)
     model.set_attn_implementation(name)
     try:

@@ -191,6 +191,7 @@ class Session:
             return None
         finally:
             bridge.train()
+        del result["items"]  # a validation is for the curve; `helmas eval` is for reading
         accuracy = {name: arm["accuracy"] for name, arm in result["arms"].items()}
         self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in accuracy.items()))
         self.run.log({"step": step, "event": "validation", "n": result["n"], **accuracy, "seconds": self._seconds()})

@@ -52,7 +52,7 @@ def make_item(channel: str, tokens: int, split: str, seed: int, index: int) -> I
     private = padded(told, tokens, random.Random(f"{place}/filler"))
     length = f"@{tokens}" if tokens else ""
     name = "-".join(filter(None, [f"{channel}{length}", split, str(seed), str(index), told.kind]))
-    return Item(name, told.question, told.answer, private=private, cue=CUE)
+    return Item(name, told.question, told.answer, private=private, cue=CUE, category=told.kind)
 
 
 def padded(told: Told, tokens: int, rng: random.Random) -> str:
