@@ -34,14 +34,17 @@ class Objective:
         sources = [example.source for example in examples]
         return self.teacher_states.read(sources), self.student_states.read(sources)
 
+    def compares(self, weights: Mapping[Any, float]) -> bool:
+        """Whether these losses need the student's own cache of the source."""
+        return self.bridge.mode == "fuse" or weights.keys() != {"ce"}
+
     def __call__(
         self, examples: Sequence[Example], weights: Mapping[Any, float], rng: random.Random
     ) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum and each unweighted term."""
         sources = [example.source for example in examples]
-        compared = self.bridge.mode == "fuse" or weights.keys() != {"ce"}
         state = self.teacher_states.read(sources)
-        own = self.student_states.read(sources) if compared else None
+        own = self.student_states.read(sources) if self.compares(weights) else None
         translated = self.bridge.translate(state)
         terms: dict[str, Tensor] = {}
         if "cache_mse" in weights:
