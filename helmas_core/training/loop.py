@@ -111,7 +111,7 @@ class Trainer:
                 meter = Meter()
         return len(steps)
 
-    def used(self, wanted: Callable[[StageConfig], bool] = lambda stage: True) -> list[int]:
+    def used(self, wanted: Callable[[StageConfig], bool] = lambda _: True) -> list[int]:
         """The indices of all examples that the run will see, or that its `wanted` stages will."""
         steps = [step for step in plan(self.config.schedule()) if wanted(step.stage)]
         sizes = [(s, s.stage.batch or self.config.batch) for s in steps]
