@@ -1,11 +1,12 @@
 # make demo    set up, train the lab pair's bridge and print what each arm scores
 # make test    every test            make check   ruff, format, pyright: what CI runs
+# make bench   what we claim about speed, as ratios measured in one run
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/helmas train --profile lab --out runs/demo --overwrite
@@ -19,6 +20,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+bench: $(VENV)/.runtime
+	$(BIN)/python -m bench
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -1,39 +1,40 @@
-"""How long `helmas --help` takes, beside an interpreter that only imports Typer and Rich: `python bench/start.py`.
-
-Medians in seconds and their ratio, all in one run.
-"""
+"""How soon the command line answers, and how long the demonstration trains: seconds over one second."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
+import os
 import subprocess
 import sys
-from time import perf_counter
+import tempfile
+from collections.abc import Iterator
 
-COMMANDS = {
-    "bare python": ["-c", "pass"],
-    "typer and rich": ["-c", "import typer, rich.console, rich.table"],
-    "helmas --help": ["-m", "helmas_cli", "--help"],
-}
+import torch
 
+from bench.measure import Ratio, in_turn
 
-def seconds(arguments: list[str]) -> float:
-    begin = perf_counter()
-    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
-    return perf_counter() - begin
+CPU = torch.device("cpu")
+COMPLETE = {"_HELMAS_COMPLETE": "complete_bash", "COMP_WORDS": "helmas tr", "COMP_CWORD": "1"}
+PROGRAM = "import sys; sys.argv[0] = 'helmas'; from helmas_cli.app import main; sys.exit(main())"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
-    rounds = [{name: seconds(arguments) for name, arguments in COMMANDS.items()} for _ in range(repeats)]
-    medians = {name: round(statistics.median(each[name] for each in rounds), 3) for name in COMMANDS}
-    ratio = medians["helmas --help"] / medians["typer and rich"]
-    print(json.dumps({"seconds": medians, "ratio to typer and rich": round(ratio, 2), "repeats": repeats}, indent=2))
+def call(*words: str, **more: str) -> None:
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words], env={**os.environ, **more}, capture_output=True, check=False
+    )
 
 
-if __name__ == "__main__":
-    main()
+def command_line(repeats: int) -> Iterator[Ratio]:
+    for name, goal, words, more in (
+        ("helmas --help", 0.3, ("--help",), {}),
+        ("completion of a word", 0.2, (), COMPLETE),
+    ):
+        times, _ = in_turn(lambda words=words, more=more: call(*words, **more), lambda: None, CPU, repeats)
+        yield Ratio(name, "seconds", "1 s", times, [1.0] * repeats, goal, ceiling=True)
+
+
+def lab_training() -> Iterator[Ratio]:
+    """The training of `make demo`, without the evaluation after it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        words = ("train", "-q", "-p", "lab", "-s", "train.eval_samples=0", "-o", f"{scratch}/run")
+        times, _ = in_turn(lambda: call(*words), lambda: None, CPU, 1, warm=0)
+        yield Ratio("lab demo, training only", "seconds", "1 s", times, [1.0], 60.0, ceiling=True)

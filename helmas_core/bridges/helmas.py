@@ -35,6 +35,7 @@ class HelmasOptions(Section):
     projector_depth: Annotated[int, Field(ge=1, le=8)] = 2
     hidden_expansion: Annotated[float, Field(gt=0, le=64)] = 2.0
     rope_handling: Literal["full", "naive"] = "full"
+    standardise: bool = Field(default=True, description="false: states go in and come out as they are, to see why not")
     teacher_rope_base: float | None = None
     student_rope_base: float | None = None
     start: Literal["ridge", "random", "identity"] = "ridge"
@@ -170,6 +171,8 @@ class HelmasBridge(Bridge):
         return {"start": "identity"}
 
     def _fit_statistics(self, batches: Sequence[tuple[KVCache, KVCache]]) -> None:
+        if not self.options.standardise:
+            return
         assert self.ropes is not None
         full, device = self.options.rope_handling == "full", self.source.mean.device
         both = [(self.source, Sums(self.source), self.ropes[0]), (self.target, Sums(self.target), self.ropes[1])]

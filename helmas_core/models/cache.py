@@ -66,6 +66,11 @@ class KVCache:
             picked, mask=self.mask[index : index + 1, real], positions=self.positions[index : index + 1, real]
         )
 
+    def rows(self, indices: Tensor) -> KVCache:
+        """Some rows, in the order of `indices` [N], as wide as before."""
+        picked = self.map(lambda t: t[indices])
+        return replace(picked, mask=self.mask[indices], positions=self.positions[indices])
+
     def keep_first(self, counts: Tensor) -> KVCache:
         """Hide all but the first `counts` [B] real tokens of each row; the length stays, for one shape per batch."""
         return replace(self, mask=self.mask & (self.mask.cumsum(1) <= counts[:, None]))

@@ -25,6 +25,27 @@ class Following:
     labels: Tensor
     visible: Tensor
 
+    @property
+    def columns(self) -> Tensor:
+        """The columns at which some row is scored."""
+        return (self.labels != IGNORE).any(0).nonzero()[:, 0]
+
+    def rows(self, indices: Tensor) -> Following:
+        """Some rows, without the padding that they share."""
+        width = int(self.mask[indices].sum(1).max())
+        ids, mask, labels = (t[indices, -width:] for t in (self.ids, self.mask, self.labels))
+        return Following(ids, mask, labels, self.visible[indices])
+
+    def by_length(self) -> list[Tensor]:
+        """The rows' indices: short and long ones apart where padding would be a third of the work, else all."""
+        lengths, order = self.mask.sum(1).sort()
+        total, longest = len(order), int(lengths[-1])
+        costs = [n * int(lengths[n - 1]) + (total - n) * longest for n in range(1, total)]
+        if not costs or min(costs) > 2 / 3 * total * longest:
+            return [order]
+        cut = 1 + costs.index(min(costs))
+        return [order[:cut], order[cut:]]
+
 
 def choose(
     examples: Sequence[Example], config: TrainConfig, rng: random.Random, pad: int, device: torch.device

@@ -111,9 +111,10 @@ class Trainer:
                 meter = Meter()
         return len(steps)
 
-    def used(self) -> list[int]:
-        """The indices of all examples that the run will see."""
-        sizes = [(s, s.stage.batch or self.config.batch) for s in plan(self.config.schedule())]
+    def used(self, wanted: Callable[[StageConfig], bool] = lambda _: True) -> list[int]:
+        """The indices of all examples that the run will see, or that its `wanted` stages will."""
+        steps = [step for step in plan(self.config.schedule()) if wanted(step.stage)]
+        sizes = [(s, s.stage.batch or self.config.batch) for s in steps]
         count = self.config.accumulate
         micro = [(s.stage_index, s.within * count + m, size) for s, size in sizes for m in range(count)]
         return sorted({i for stage, step, size in micro for i in self._indices(stage, step, size)})

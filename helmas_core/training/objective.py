@@ -34,14 +34,17 @@ class Objective:
         sources = [example.source for example in examples]
         return self.teacher_states.read(sources), self.student_states.read(sources)
 
+    def compares(self, weights: Mapping[Any, float]) -> bool:
+        """Whether these losses need the student's own cache of the source."""
+        return self.bridge.mode == "fuse" or weights.keys() != {"ce"}
+
     def __call__(
         self, examples: Sequence[Example], weights: Mapping[Any, float], rng: random.Random
     ) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum and each unweighted term."""
         sources = [example.source for example in examples]
-        compared = self.bridge.mode == "fuse" or weights.keys() != {"ce"}
         state = self.teacher_states.read(sources)
-        own = self.student_states.read(sources) if compared else None
+        own = self.student_states.read(sources) if self.compares(weights) else None
         translated = self.bridge.translate(state)
         terms: dict[str, Tensor] = {}
         if "cache_mse" in weights:
@@ -58,11 +61,23 @@ class Objective:
         self, cache: KVCache, own: KVCache | None, following: Following, weights: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """Losses on what the student makes of the cache. A continuation sees only the source before it."""
-        student, terms = self.pair.student.model, {}
         cache = cache.keep_first(following.visible)
+        own = None if own is None else own.keep_first(following.visible)
+        if "attention" in weights:  # a ratio of sums over the batch, which parts of it do not add up to
+            return self._compare(cache, own, following, weights)
+        terms: dict[str, Tensor] = {}
+        for rows in following.by_length():
+            part = self._compare(cache.rows(rows), own and own.rows(rows), following.rows(rows), weights)
+            for name, term in part.items():
+                terms[name] = terms.get(name, torch.zeros_like(term)) + term * len(rows) / len(following.ids)
+        return terms
+
+    def _compare(
+        self, cache: KVCache, own: KVCache | None, following: Following, weights: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        student, columns, terms = self.pair.student.model, following.columns, {}
+        labels = following.labels[:, columns]
         reference, recording = None, None
-        if own is not None:
-            own = own.keep_first(following.visible)
         if own is not None and {"attention", "kl"} & weights.keys():
             reference, recording = self._reference(own, following)
         if "attention" in weights:
@@ -71,17 +86,18 @@ class Objective:
             terms["attention"] = losses.attention_consistency(recording, cache, own, scored)
         if {"ce", "kl"} & weights.keys():
             with self.bridge.adapted():
-                logits = inject.forward(student, cache, following.ids, following.mask)
+                logits = inject.forward(student, cache, following.ids, following.mask, columns)
             if "ce" in weights:
-                terms["ce"] = losses.cross_entropy(logits, following.labels)
+                terms["ce"] = losses.cross_entropy(logits, labels)
             if "kl" in weights:
                 assert reference is not None
-                terms["kl"] = losses.kl_divergence(logits, reference, following.labels)
+                terms["kl"] = losses.kl_divergence(logits, reference, labels)
         return terms
 
     @torch.no_grad()
     def _reference(self, own: KVCache, following: Following) -> tuple[Tensor, Recording]:
-        """Logits and queries of the student that has read the source as text."""
-        with record_queries(self.pair.student.model) as recording:
-            logits = inject.forward(self.pair.student.model, own, following.ids, following.mask)
+        """Logits at the scored columns, and queries, of the student that has read the source as text."""
+        student = self.pair.student.model
+        with record_queries(student) as recording:
+            logits = inject.forward(student, own, following.ids, following.mask, following.columns)
         return logits, recording

@@ -53,7 +53,7 @@ class Session:
         mix = self._mix(examples)
         trainer = Trainer(objective, examples, self.config.train, mix)
         calibration = self._calibration(examples, mix)
-        self._read(objective, [*calibration, *(examples[i] for i in trainer.used())])
+        self._read(objective, calibration, trainer)
         done = self._resume(trainer) if resume else self._start(objective, calibration)
         total = self.config.train.total_steps()
         self.progress.start("train", total, done)
@@ -109,15 +109,19 @@ class Session:
         drawn = batch_indices(seed, 0, 0, count, len(examples)) if mix is None else mix.batch(0, count)
         return [examples[i] for i in dict.fromkeys(drawn)]
 
-    def _read(self, objective: Objective, examples: Sequence[Example]) -> None:
-        """Let both models read every source that training will use, once, as far as memory and store go."""
-        sources, both = {example.source for example in examples}, (objective.teacher_states, objective.student_states)
+    def _read(self, objective: Objective, calibration: Sequence[Example], trainer: Trainer) -> None:
+        """Let each model read the sources that training will ask it for, once, as far as memory and store go."""
+        compared = trainer.used(lambda stage: objective.compares(stage.losses))
+        both = [
+            (states, {example.source for example in [*calibration, *(trainer.examples[i] for i in used)]})
+            for states, used in ((objective.teacher_states, trainer.used()), (objective.student_states, compared))
+        ]
         if self.config.train.store is not None:
-            counts = [f"{states.known(sources)} of {len(sources)}" for states in both]
+            counts = [f"{states.known(sources)} of {len(sources)}" for states, sources in both]
             self.progress.note(f"store: {counts[0]} sources known as the teacher read them, {counts[1]} as the student")
         elif not self.config.train.state_gib:
             return
-        self.progress.start("read", 2 * len(sources))
+        self.progress.start("read", sum(len(sources) for _, sources in both))
         done = 0
 
         def count(rows: int) -> None:
@@ -125,7 +129,7 @@ class Session:
             done += rows
             self.progress.update(done)
 
-        for states in both:
+        for states, sources in both:
             states.fill(sources, self.config.train.batch, count)
         self.progress.finish()
 

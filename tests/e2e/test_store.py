@@ -71,6 +71,16 @@ def test_the_second_run_reads_nothing(lab_pair: Pair, tmp_path: Path, passes: Ca
     assert cold.notes[0] == said.format(0, count) and warm.notes[0] == said.format(count, count)
 
 
+def test_the_student_reads_only_what_a_loss_compares_with(lab_pair: Pair, tmp_path: Path) -> None:
+    config = _config('[{name = "alone", steps = 8, losses = {ce = 1.0}}]', f"train.store={tmp_path / 'store'}")
+    _weights(config, lab_pair, tmp_path / "run", said := Notes())
+    words = next(note for note in said.notes if note.startswith("store:")).split()
+    teacher, student = int(words[3]), int(words[13])
+    assert student <= config.train.calibration_items < teacher
+    _weights(config, lab_pair, tmp_path / "again", said := Notes())
+    assert f"{student} of {student} as the student" in next(note for note in said.notes if note.startswith("store:"))
+
+
 @pytest.mark.parametrize("memory", ["1", "0"])
 def test_a_store_changes_no_weight(lab_pair: Pair, tmp_path: Path, memory: str) -> None:
     """Neither cold nor warm, with memory for the states or without."""

@@ -166,6 +166,14 @@ def test_statistics_ignore_padding(unequal: Pair) -> None:
     torch.testing.assert_close(one.std, two.std, rtol=1e-3, atol=1e-4)
 
 
+def test_without_standardising_states_go_in_as_they_are(unequal: Pair) -> None:
+    bridge, state, own = _fitted(unequal, projector_input="layer", standardise=False)
+    assert not bridge.source.mean.any() and (bridge.target.std == 1).all()
+    keys, values = bridge.standard_form(own)
+    torch.testing.assert_close(values, own.stacked()[1])
+    assert bridge(state).keys[0].shape == own.keys[0].shape and keys.isfinite().all()
+
+
 def test_large_constant_parts_do_not_hurt() -> None:
     """Key biases of some models reach ±200; the statistics take them out before anything is fitted."""
     model = tiny_model("qwen2")

@@ -20,6 +20,7 @@ from helmas_core.models.pair import Pair
 from helmas_core.models.record import attention_of, record_queries
 from helmas_core.models.tokens import pad_left
 from helmas_core.training import losses
+from helmas_core.training.following import Following
 from helmas_core.training.objective import Objective
 from tests.tiny import FAMILIES, tiny_model
 
@@ -156,3 +157,36 @@ def test_the_student_reads_the_text_only_for_a_loss_that_compares(
     monkeypatch.setattr(objective, "_reference", lambda *given: asked.append(given) or right(*given))
     objective(relay_examples(unequal), {loss: 1.0, "cache_mse": 1.0}, random.Random(0))
     assert bool(asked) == wanted
+
+
+@pytest.mark.parametrize("losses_of", [{"ce": 1.0}, {"kl": 1.0}, {"ce": 1.0, "kl": 1.0}])
+def test_short_and_long_rows_apart_give_the_losses_and_gradients_of_all_together(
+    unequal: Pair, losses_of: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = Objective(unequal, build_bridge(BridgeSection(), unequal), TrainConfig(continuation=0.5))
+    examples, found = relay_examples(unequal), []
+    for groups in ([[0, 1, 2, 3]], [[2, 0], [1, 3]]):
+        monkeypatch.setattr(Following, "by_length", lambda self, groups=groups: [torch.tensor(g) for g in groups])
+        objective.bridge.zero_grad()
+        total, _ = objective(examples, losses_of, random.Random(3))
+        total.backward()
+        found.append([total.detach(), *(p.grad for p in objective.bridge.parameters() if p.grad is not None)])
+    assert len(found[0]) > 1
+    for apart, whole in zip(*found, strict=True):
+        torch.testing.assert_close(apart, whole, rtol=2e-4, atol=2e-6)
+
+
+def test_rows_are_parted_where_padding_would_be_a_third_of_the_work() -> None:
+    def following(*lengths: int) -> Following:
+        ids, mask = pad_left([[7] * n for n in lengths], 0)
+        labels, _ = pad_left([[losses.IGNORE] * (n - 1) + [7] for n in lengths], losses.IGNORE)
+        return Following(ids, mask, labels, torch.tensor(lengths))
+
+    mixed = following(9, 40, 8, 5)
+    short, long = mixed.by_length()
+    assert sorted(short.tolist()) == [0, 2, 3] and long.tolist() == [1]
+    part = mixed.rows(short)
+    assert part.ids.shape == (3, 9) and part.visible.tolist() == [mixed.visible[i] for i in short]
+    assert part.columns.tolist() == [8] and mixed.columns.tolist() == [39]
+    assert [sorted(g.tolist()) for g in following(9, 10, 8).by_length()] == [[0, 1, 2]]
+    assert [g.tolist() for g in following(9).by_length()] == [[0]]

@@ -1,0 +1,1 @@
+"""What helmas claims about speed: ratios of two things measured in one run, since machines are noisy."""
