@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
+
+from helmas_core.plain import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,18 +24,6 @@ LINE_SECONDS = 5.0
 PIPE_WIDTH = 1000  # Rich would fold tables at 80 columns in a pipe
 _SHADES = " .:-=+*#%@"
 _FORMATS = {"loss": "loss {:.4g}", "tokens_per_second": "{:,.0f} tokens/s", "memory_gib": "{:.1f} GiB"}
-_BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # they reorder what is shown
-
-
-def printable(text: str) -> str:
-    """`text` with every control character escaped, so that no model or file can steer the terminal."""
-    return "".join(char if _harmless(char) else ascii(char)[1:-1] for char in text)
-
-
-def _harmless(char: str) -> bool:
-    if char in "\n\t":
-        return True
-    return unicodedata.category(char) not in ("Cc", "Cs") and ord(char) not in _BIDI
 
 
 def one_line(text: str) -> str:

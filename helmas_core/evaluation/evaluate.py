@@ -103,7 +103,9 @@ def evaluate_examples(
     split: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The same for examples that are at hand, and every item's answers under "items". Stopped is raised when a person asks for it between two batches."""
+    """The same for examples that are at hand, and every item's answers under "items".
+
+    Stopped is raised when a person asks for it between two batches."""
     groups = batches(examples, config.eval.batch)
     if "deranged" in arms and any(
         e.source == d.source for g in groups for e, d in zip(g.examples, g.donors, strict=True)

@@ -1,7 +1,9 @@
-"""Figures as PNG: heat maps of blend weights, accuracy bars with their intervals."""
+"""Figures, drawn once: as PNG for files, as SVG that takes its colours from the page around it."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,48 +12,265 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-_COLOURS = {"bridge": "#2a78d6", "deranged": "#c94f4f"}
-_GREY = "#8a8f98"
+from helmas_core.plain import printable
+
+# The names are those of the page's custom properties; no two colours are alike, so that SVG can be told which is which.
+ROLES = {
+    "ink": "#24292e",
+    "line": "#d5dae1",
+    "student": "#9a6fb0",
+    "teacher": "#3f8f5f",
+    "text": "#b8860f",
+    "bridge": "#2a78d6",
+    "deranged": "#c94f4f",
+    "own": "#6f7f8f",
+    "other": "#8a8f98",
+}
+_STYLE = {
+    "font.size": 10,
+    "text.color": ROLES["ink"],
+    "axes.edgecolor": ROLES["line"],
+    "axes.labelcolor": ROLES["ink"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": ROLES["ink"],
+    "ytick.color": ROLES["ink"],
+    "grid.color": ROLES["line"],
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "text.parse_math": False,  # names of data sets and categories are text, whatever signs they hold
+    "svg.fonttype": "none",
+    "svg.hashsalt": "helmas",
+}
+Matrix = Sequence[Sequence[float]]
+WIDTH = 5.2  # inches: readable when a phone shrinks it
 
 
-def heat_map(matrix: Sequence[Sequence[float]], title: str, x: str, y: str, path: Path) -> None:
-    """`matrix` [rows, columns] as a heat map in `path`."""
-    figure, axes = plt.subplots(figsize=(5.5, 4.2), layout="constrained")
-    image = axes.imshow(matrix, aspect="auto", cmap="viridis")
+def colour(name: str) -> str:
+    return ROLES.get(name, ROLES["other"])
+
+
+def canvas(height: float = 3.2) -> tuple[Figure, Axes]:
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+    return figure, axes
+
+
+def matrix_figure(matrix: Matrix, title: str, x: str, y: str, most: float | None = None) -> Figure:
+    """`matrix` [rows, columns] as a heat map; brighter is more, up to `most`."""
+    figure, axes = canvas(min(6.0, 1.6 + 0.16 * max(8, len(matrix))))
+    image = axes.imshow(
+        matrix, aspect="auto", cmap="viridis", vmin=0 if most else None, vmax=most, interpolation="none"
+    )
     axes.set(title=title, xlabel=x, ylabel=y)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(image, ax=axes)
-    _save(figure, path)
+    return figure
 
 
-def accuracy_bars(report: Mapping[str, Any], path: Path) -> None:
+def accuracy_figure(report: Mapping[str, Any]) -> Figure:
     """One bar per arm with its 95 % interval."""
-    arms = report["arms"]
+    arms, (figure, axes) = report["arms"], canvas()
     names, values = list(arms), [arm["accuracy"] for arm in arms.values()]
-    low = [max(0.0, v - arm["ci"][0]) for v, arm in zip(values, arms.values(), strict=True)]
-    high = [max(0.0, arm["ci"][1] - v) for v, arm in zip(values, arms.values(), strict=True)]
-    figure, axes = plt.subplots(figsize=(1.1 + 0.9 * len(names), 3.4), layout="constrained")
-    bars = axes.bar(names, values, yerr=[low, high], capsize=3, color=[_COLOURS.get(n, _GREY) for n in names])
-    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-    axes.set(ylim=(0, 1.12), ylabel="accuracy", title=f"{report['dataset']}, {report['split']}, n = {report['n']}")
-    axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    bars = axes.bar(
+        names, values, yerr=_spread(arms.values()), capsize=3, ecolor=ROLES["ink"], color=[*map(colour, names)]
+    )
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
+    axes.set(ylim=(0, 1.14), ylabel="accuracy", title=_title(report))
+    return figure
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    return printable(f"{report['dataset']}, {report['split']}, n = {report['n']}")
+
+
+def _spread(arms: Any) -> list[list[float]]:
+    """Distances from each accuracy to the ends of its interval, never negative."""
+    rows = [(arm["accuracy"], *arm["ci"]) for arm in arms]
+    return [[max(0.0, v - low) for v, low, _ in rows], [max(0.0, high - v) for v, _, high in rows]]
+
+
+def tradeoff_figure(report: Mapping[str, Any]) -> Figure | None:
+    """Accuracy over seconds per item, both with what is known of their spread; None where nothing was timed."""
+    arms = {name: arm for name, arm in report["arms"].items() if arm.get("seconds_p50")}
+    if not arms:
+        return None
+    figure, axes = canvas()
+    for (name, arm), low, high in zip(arms.items(), *_spread(arms.values()), strict=True):
+        axes.errorbar(
+            arm["seconds_p50"], arm["accuracy"], yerr=[[low], [high]], fmt="o", color=colour(name), label=name
+        )
+    axes.set(xscale="log", xlabel="seconds per item, median (log)", ylabel="accuracy", ylim=(-0.05, 1.08))
+    axes.grid(alpha=0.5)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def latency_figure(report: Mapping[str, Any]) -> Figure | None:
+    """Median and 95th percentile of the seconds per item; None where nothing was timed."""
+    arms = {name: arm for name, arm in report["arms"].items() if arm.get("seconds_p50")}
+    if not arms:
+        return None
+    figure, axes = canvas(1.1 + 0.36 * len(arms))
+    names, half = list(arms), [arm["seconds_p50"] for arm in arms.values()]
+    axes.barh(names, half, color=[*map(colour, names)], height=0.6)
+    worst = [arm.get("seconds_p95") or mid for arm, mid in zip(arms.values(), half, strict=True)]
+    axes.plot(worst, names, "|", color=ROLES["ink"], markersize=12, label="95th percentile")
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds per item, median")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def category_figure(rows: Sequence[tuple[str, Mapping[str, float]]], arms: Sequence[str]) -> Figure:
+    """A line per category, a dot per arm: rows of (category, {arm: accuracy})."""
+    figure, axes = canvas(1.2 + 0.24 * len(rows))
+    places = range(len(rows))
+    for arm in arms:
+        axes.plot([row.get(arm, float("nan")) for _, row in rows], places, "o", color=colour(arm), label=arm, alpha=0.9)
+    axes.set_yticks(places, [printable(name)[:40] for name, _ in rows])
+    axes.set(xlabel="accuracy", xlim=(-0.04, 1.04), ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.6)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
+    return figure
+
+
+def layer_figure(layers: Sequence[Mapping[str, Any]], lines: Mapping[str, str], title: str, y: str) -> Figure | None:
+    """A line per entry of `lines` {key: label} over the layers; own values are dashed. None where nothing is known."""
+    known = [key for key in lines if all(isinstance(row.get(key), int | float) for row in layers)]
+    if not known:
+        return None
+    figure, axes = canvas(2.8)
+    for key in known:
+        role = {"k": "bridge", "v": "deranged", "m": "bridge"}.get(key[0], "teacher")
+        dashed = key.endswith("_own")
+        values = [row[key] for row in layers]
+        axes.plot(
+            values,
+            "--" if dashed else "o-",
+            color=colour(role),
+            markersize=4,
+            label=lines[key],
+            alpha=0.6 if dashed else 1,
+        )
+    axes.set(xlabel="student layer", ylabel=y, title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.5)
+    axes.legend()
+    return figure
+
+
+def gate_figure(gates: Mapping[str, Matrix]) -> Figure:
+    """Gates by layer, one violin for keys and one for values over the heads, and a dot for every head."""
+    figure, axes = canvas()
+    for place, (name, role) in enumerate((("k", "bridge"), ("v", "deranged"))):
+        rows = [[float(value) for value in row] for row in gates[name]]
+        at = [layer + 0.36 * (place - 0.5) for layer in range(len(rows))]
+        if len(set(map(len, rows))) == 1 and len(rows[0]) > 1 and all(len(set(row)) > 1 for row in rows):
+            for body in axes.violinplot(rows, at, widths=0.3, showextrema=False)["bodies"]:  # type: ignore[union-attr]
+                body.set(facecolor=colour(role), alpha=0.35)
+        x = [place for place, row in zip(at, rows, strict=True) for _ in row]
+        axes.plot(
+            x, [v for row in rows for v in row], ".", color=colour(role), label={"k": "keys", "v": "values"}[name]
+        )
+    axes.set(xlabel="student layer", ylabel="gate (1: all bridge)", ylim=(-0.03, 1.03))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+def curve_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Learning curves of one run or several: every loss by step (log), and what validations scored below it."""
+    scored = any(row.get("event") == "validation" for rows in runs.values() for row in rows)
+    with plt.rc_context(_STYLE):
+        figure, found = plt.subplots(
+            1 + scored, 1, figsize=(WIDTH, 2.7 * (1 + scored)), layout="constrained", sharex=True
+        )
+    axes = [found] if not scored else list(found)
+    cycle = [ROLES[name] for name in ("bridge", "deranged", "teacher", "text", "student", "own")]
+    for index, (run, rows) in enumerate(runs.items()):
+        _losses(axes[0], rows, f"{printable(run)} " if len(runs) > 1 else "", cycle, index if len(runs) > 1 else None)
+        if scored:
+            _validations(
+                axes[1], rows, f"{printable(run)} " if len(runs) > 1 else "", cycle[index % len(cycle)], len(runs) > 1
+            )
+    axes[0].set(ylabel="loss", yscale="log")
+    axes[-1].set(xlabel="step")
+    for one in axes:
+        one.grid(alpha=0.5)
+        if one.has_data():
+            one.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+_NO_LOSS = ("step", "event", "stage", "seconds", "learning_rate", "tokens_per_second", "n")
+
+
+def _losses(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, cycle: Sequence[str], alone: int | None) -> None:
+    """All terms of one run, or only the total where runs are compared."""
+    train = [row for row in rows if row.get("event") == "train"]
+    names = list(dict.fromkeys(name for row in train for name in row if name not in _NO_LOSS))
+    for index, name in enumerate(names if alone is None else [name for name in names if name == "loss"]):
+        points = [(row["step"], row[name]) for row in train if (row.get(name) or 0) > 0]
+        shade = cycle[(index if alone is None else alone) % len(cycle)]
+        axes.plot(*zip(*points, strict=True), color=shade, label=f"{run}{name}") if points else None
+
+
+def _validations(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, shade: str, several: bool) -> None:
+    checks = [row for row in rows if row.get("event") == "validation"]
+    for arm in [arm for arm in ROLES if any(arm in row for row in checks) and (not several or arm == "bridge")]:
+        points = [(row["step"], row[arm]) for row in checks if row.get(arm) is not None]
+        axes.plot(
+            *zip(*points, strict=True), "o-", markersize=4, color=shade if several else colour(arm), label=f"{run}{arm}"
+        )
+    axes.set(ylim=(-0.05, 1.08), ylabel="validation accuracy")
+
+
+def heat_map(matrix: Matrix, title: str, x: str, y: str, path: Path) -> None:
+    """`matrix` [rows, columns] as a heat map in `path`."""
+    save(matrix_figure(matrix, title, x, y), path)
 
 
 def save_figures(document: Mapping[str, Any], folder: Path) -> list[Path]:
     """The figures of an eval document, or of one that holds several reports."""
     made = []
     for report in document.get("reports", [document]):
-        path = folder / f"accuracy-{Path(str(report['dataset'])).stem.replace(':', '-')}.png"
-        accuracy_bars(report, path)
+        path = folder / f"accuracy-{file_stem(str(report['dataset']))}.png"
+        save(accuracy_figure(report), path)
         made.append(path)
     return made
 
 
-def _save(figure: Any, path: Path) -> None:
+def file_stem(dataset: str) -> str:
+    """A data set's name as part of a file's."""
+    return re.sub(r"[^\w.@-]+", "-", Path(dataset).stem).strip("-") or "data"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As PNG on white."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def svg(figure: Figure, prefix: str) -> str:
+    """As an SVG element: transparent, of the width it is given, in the page's colours. Ids start with `prefix`."""
+    stream = io.StringIO()
+    with plt.rc_context(_STYLE):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = re.sub(
+        r"<metadata>.*?</metadata>", "", stream.getvalue()[stream.getvalue().index("<svg") :], flags=re.DOTALL
+    )
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r'<svg \1 aria-hidden="true"', text, count=1)
+    text = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
+    used = set(re.findall(r'(?:url\(|href=")#([\w.-]+)', text))
+    text = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(r'(url\(|href=")#', rf"\1#{prefix}-", text)
+    for name, shade in ROLES.items():
+        text = text.replace(shade, f"var(--{name})")
+    return re.sub(r"'DejaVu Sans'[^;\"]*(?=[;\"])", "system-ui, sans-serif", text)

@@ -143,7 +143,10 @@ def _side(cache: KVCache, weights: Sequence[Tensor]) -> dict[str, Any]:
 def compare(
     pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject, sides: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The rows of `layers`: what was injected, with the student's own beside it; the teacher's alone without a bridge."""
+    """The rows of `layers`: what was injected beside the student's own, or the teacher's alone without a bridge.
+
+    Position by position they are only compared where the bridge keeps the source's length.
+    """
     shown, own = sides["teacher" if bridge is None else "bridged"]["layers"], sides["own"]["layers"]
     layers: list[dict[str, Any]] = []
     for index, row in enumerate(shown):
@@ -153,8 +156,9 @@ def compare(
         empty = dict.fromkeys(("k_cosine", "v_cosine", "k_rms_ratio", "v_rms_ratio", "attention_cosine"))
         layers.append({"layer": index, **pairs, **empty, "heads": []})
     if bridge is not None and caches.bridged is not None:
-        states = bridge.translate(caches.teacher), bridge.standard_form(caches.own)
-        _fill(layers, cosines(*states), rms_ratios(caches.bridged, caches.own))
+        if caches.bridged.length == caches.own.length:
+            states = bridge.translate(caches.teacher), bridge.standard_form(caches.own)
+            _fill(layers, cosines(*states), rms_ratios(caches.bridged, caches.own))
         _attend(layers, pair, caches.own, (caches.bridged, caches.own), subject.query)
     return layers
 
@@ -201,6 +205,8 @@ def _positions(
     """`positions`, or none and the reason under `notes`."""
     if bridge is None or caches.bridged is None:
         return {"positions": [], "notes": []}
+    if caches.bridged.length != caches.own.length:
+        return {"positions": [], "notes": ["no positions: the bridge does not keep the source's length"]}
     forms = bridge.standard_form(caches.bridged), bridge.standard_form(caches.own)
     try:
         mass = sides["bridged"]["tokens"]
