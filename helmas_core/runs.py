@@ -2,7 +2,7 @@
 
     config.json   the resolved configuration      profile.toml  the TOML as written
     manifest.json who, when, with what            metrics.jsonl one line per log step
-    checkpoints/  bridge.safetensors  report.json  figures/
+    checkpoints/  bridge.safetensors  report.{json,md,html}  items.jsonl  diagnostics.json  figures/
 
 What the machine writes is JSON; every file but the growing metrics is replaced whole or not at all.
 """
@@ -30,7 +30,7 @@ from helmas_core.files import replacing
 ROOT = Path("runs")
 BRIDGE = "bridge.safetensors"
 _OURS = ("config.json", "profile.toml", "manifest.json", "metrics.jsonl", BRIDGE, "checkpoints", "figures")
-_OURS += ("report.json", "report.md", "report.html")
+_OURS += ("report.json", "report.md", "report.html", "items.jsonl", "diagnostics.json", "inspect.json", "inspect.html")
 _PACKAGES = ("helmas", "torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy")
 _DECIDES_TRAINING = ("pair", "bridge", "train", "data")
 
@@ -67,6 +67,26 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; lines that a killed process left half written are left out."""
+    return [row for row in map(_row, _lines(path)) if row is not None]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from helmas_core.config import Config
 
 GATE_MISSED = 3
+Found = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]  # a report, its items, its diagnostics
 FailUnder = Annotated[
     list[str],
     typer.Option(
@@ -54,17 +55,19 @@ def evaluate(
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "eval", config, bridge=str(path), out=common.out and str(common.out))
-    reports = _evaluate(config, path, screen)
+    found = _evaluate(config, path, screen, bool(common.out))
+    reports = [report for report, _, _ in found]
     show_reports(screen, reports)
     if common.out:
-        _write(screen, reports, common.out)
+        _write(screen, found, common.out, path)
     missed = failures(gates, reports)
     for line in missed:
         typer.echo(line, err=True)
     return GATE_MISSED if missed else 0
 
 
-def _evaluate(config: Config, path: Path, screen: Screen) -> list[dict[str, Any]]:
+def _evaluate(config: Config, path: Path, screen: Screen, diagnosed: bool) -> list[Found]:
+    """Each data set's report, its items and, if they are wanted, its diagnostics."""
     from helmas_cli.load import check_items, check_machine, open_pair, seen_in_training
 
     hardware = check_machine(config, screen)
@@ -74,11 +77,16 @@ def _evaluate(config: Config, path: Path, screen: Screen) -> list[dict[str, Any]
         screen.note(f"warning: {warning}")
     pair = open_pair(config, hardware, screen)
     from helmas_core.bridges.artefact import load_bridge
+    from helmas_core.evaluation.diagnose import diagnose
     from helmas_core.evaluation.evaluate import evaluate
 
-    bridge = load_bridge(path, pair)
+    bridge, found = load_bridge(path, pair), list[Found]()
     with screen.progress() as meter:
-        return [{**evaluate(one, pair, bridge, meter), "warnings": warnings} for one, warnings in tasks]
+        for one, warnings in tasks:
+            report = {**evaluate(one, pair, bridge, meter), "warnings": warnings}
+            items = report.pop("items", [])
+            found.append((report, items, diagnose(one, pair, bridge, meter) if diagnosed else None))
+    return found
 
 
 def per_task(config: Config) -> list[Config]:
@@ -89,11 +97,12 @@ def per_task(config: Config) -> list[Config]:
     ]
 
 
-def _write(screen: Screen, reports: list[dict[str, Any]], out: Path) -> None:
-    from helmas_core.evaluation.figures import save_figures
+def _write(screen: Screen, found: list[Found], out: Path, bridge: Path) -> None:
+    from helmas_core.report.document import Evidence
+    from helmas_core.report.write import write_report
     from helmas_core.runs import Run
 
-    run, document = Run(out.expanduser()), document_of(reports)
-    screen.note(f"wrote {run.write_report(document)}")
-    for figure in save_figures(document, run.figures):
-        screen.note(f"wrote {figure}")
+    evidence = [Evidence(*one) for one in found]
+    document = document_of([report for report, _, _ in found])
+    for path in write_report(Run(out.expanduser()), document, evidence, Run(bridge.parent)):
+        screen.note(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""The figures of `inspect-cache` for a report: by layer, averaged over the first items of the split that is evaluated."""
+"""The figures of `inspect-cache` for a report: by layer, means over the first items of the split that is evaluated."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "helmas",
 }
+_LOOSE = '<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>'  # would style the whole page
 Matrix = Sequence[Sequence[float]]
 WIDTH = 5.2  # inches: readable when a phone shrinks it
 
@@ -268,6 +269,7 @@ def svg(figure: Figure, prefix: str) -> str:
     )
     text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r'<svg \1 aria-hidden="true"', text, count=1)
     text = re.sub(r'(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
+    text, prefix = text.replace(_LOOSE, ""), re.sub(r"[^\w-]", "-", prefix)
     used = set(re.findall(r'(?:url\(|href=")#([\w.-]+)', text))
     text = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r'(url\(|href=")#', rf"\1#{prefix}-", text)

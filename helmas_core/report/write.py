@@ -1,0 +1,45 @@
+"""A report on disk: report.json, items.jsonl, diagnostics.json, report.md, report.html, figures/. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from helmas_core.evaluation.figures import save
+from helmas_core.report.document import Evidence, build
+from helmas_core.report.html import html
+from helmas_core.report.markdown import markdown
+from helmas_core.runs import Run, read_metrics, write_json, write_text
+
+Files = list[Path]
+
+
+def write_report(
+    run: Run, document: Mapping[str, Any], evidence: Sequence[Evidence], trained: Run | None = None
+) -> Files:
+    """Write everything that shows `evidence` to the folder of `run`; returns the files. `document` is what goes to
+    report.json, `trained` the run folder that the bridge came from, for its learning curves."""
+    report = build(evidence, [] if trained is None else read_metrics(trained.metrics))
+    made = [run.write_report(document), *_records(run, evidence)]
+    pages = {"report.md": markdown(report), "report.html": html(report)}
+    for name, text in pages.items():
+        write_text(run.path / name, text)
+    for picture in report.pictures():
+        save(picture.figure, run.figures / f"{picture.name}.png")
+    return [*made, *(run.path / name for name in pages), *(run.figures / f"{p.name}.png" for p in report.pictures())]
+
+
+def _records(run: Run, evidence: Sequence[Evidence]) -> Files:
+    """One line for every item, ASCII so that any text survives, and the diagnostics of each data set."""
+    made: Files = []
+    items = [item for one in evidence for item in one.items]
+    if items:
+        write_text(run.path / "items.jsonl", "".join(json.dumps(item) + "\n" for item in items))
+        made.append(run.path / "items.jsonl")
+    found = {str(one.report["dataset"]): one.diagnostics for one in evidence if one.diagnostics}
+    if found:
+        write_json(run.path / "diagnostics.json", found)
+        made.append(run.path / "diagnostics.json")
+    return made
