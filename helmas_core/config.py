@@ -107,6 +107,9 @@ class TrainConfig(Section):
     eval_samples: Annotated[int, Field(ge=0)] = 50
     checkpoint_every: Positive = 500
     log_every: Positive = 10
+    tracker: Literal["tensorboard", "wandb", "trackio"] | None = Field(
+        default=None, description="follow the run in another program too; each is an extra of this package"
+    )
     compile: bool = False
     amp: Literal["off", "bf16", "fp16"] = "off"
     state_gib: Annotated[float, Field(ge=0)] = Field(

@@ -31,6 +31,7 @@ ROOT = Path("runs")
 BRIDGE = "bridge.safetensors"
 _OURS = ("config.json", "profile.toml", "manifest.json", "metrics.jsonl", BRIDGE, "checkpoints", "figures")
 _OURS += ("report.json", "report.md", "report.html", "items.jsonl", "diagnostics.json", "inspect.json", "inspect.html")
+_OURS += ("baseline.json", "tracking")
 _PACKAGES = ("helmas", "torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy")
 _DECIDES_TRAINING = ("pair", "bridge", "train", "data")
 
@@ -150,9 +151,33 @@ class Run:
             self.path.rmdir()
         return True
 
+    def check_removable(self) -> None:
+        """ConfigError unless this is a run folder of ours, and no link to one."""
+        if self.path.is_symlink() or not is_run(self.path):
+            what = "a link, not a run folder" if self.path.is_symlink() else "not a run folder"
+            raise ConfigError(what, where=str(self.path), fix="name a run of `helmas runs list`")
+
+    def remove(self) -> list[Path]:
+        """Take away what a run wrote, and the folder if nothing else lies in it; returns what stays.
+
+        Links in it are unlinked and never followed.
+        """
+        self.check_removable()
+        _clear(self.path)
+        left = sorted(self.path.iterdir())
+        if not left:
+            self.path.rmdir()
+        return left
+
     def finish(self, status: str) -> None:
         """Close the manifest with `status`: "done", "interrupted" or "failed"."""
         self.note(status=status, finished=now())
+
+
+def is_run(path: Path) -> bool:
+    """Whether helmas made `path`: a configuration, and a manifest of ours."""
+    manifest = read_json(path / "manifest.json") or {}
+    return (path / "config.json").is_file() and {"status", "argv", "seed"} <= manifest.keys()
 
 
 def now() -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from helmas_cli.options import Common, with_common
-from helmas_cli.report import number, show_report
-from helmas_cli.ui import Screen
+from helmas_cli.report import interval, number, show_report
+from helmas_cli.ui import Screen, printable
 
 if TYPE_CHECKING:
     from helmas_core.runs import Run
 
-app = typer.Typer(help="List the run folders, or show one.")
+app = typer.Typer(help="List, show, compare and remove run folders.")
 Name = Annotated[str, typer.Argument(help="Name of a run, or its folder.")]
+Names = Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their folders.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def _root(common: Common) -> Path:
@@ -55,6 +58,8 @@ def _scores(row: Mapping[str, Any]) -> str:
 
 def summary(run: Run) -> dict[str, Any]:
     """A run in a few words; what its files lack is None."""
+    from helmas_core.evaluation.compare import reports_of
+
     manifest, config = run.manifest or {"status": "unreadable"}, run.config or {}
     pair, data = config.get("pair", {}), config.get("data", {})
     arms = {report.get("dataset", "?"): report.get("arms", {}).get("bridge", {}) for report in reports_of(run.report)}
@@ -69,20 +74,12 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def reports_of(document: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The evaluations in report.json, whichever command wrote it."""
-    if not document:
-        return []
-    if "reports" in document:
-        return list(document["reports"])
-    inner = document if "arms" in document else document.get("eval")
-    return [dict(inner)] if inner else []
-
-
 @app.command("show")
 @with_common
 def show_run(common: Common, name: Name) -> int:
     """One run: how it was made, and what it gave."""
+    from helmas_core.evaluation.compare import reports_of
+
     screen, run = Screen.of(common), find_run(name, _root(common))
     if screen.json:
         parts = {"manifest": run.manifest, "config": run.config, "report": run.report}
@@ -97,6 +94,76 @@ def show_run(common: Common, name: Name) -> int:
         screen.print()
         show_report(screen, report)
     return 0
+
+
+@app.command("compare")
+@with_common
+def compare(common: Common, names: Names) -> int:
+    """Runs side by side: scores, what differs in their configurations, and the paired difference on shared items."""
+    from helmas_core.errors import ConfigError
+    from helmas_core.evaluation.compare import compare_runs
+
+    if len(names) < 2:
+        raise ConfigError("one run has nothing beside it", where="runs compare", fix="name two or more")
+    screen, found = Screen.of(common), compare_runs([find_run(name, _root(common)) for name in names])
+    if screen.json:
+        screen.document(found)
+    else:
+        _show_comparison(screen, found)
+    return 0
+
+
+def _show_comparison(screen: Screen, found: Mapping[str, Any]) -> None:
+    runs, names = found["runs"], [run["name"] for run in found["runs"]]
+    for dataset in dict.fromkeys(one["dataset"] for run in runs for one in run["scores"]):
+        beside = [{one["dataset"]: one["arms"] for one in run["scores"]}.get(dataset, {}) for run in runs]
+        arms = dict.fromkeys(arm for one in beside for arm in one)
+        screen.table(["arm", *names], [[arm, *(number(one.get(arm)) for one in beside)] for arm in arms], str(dataset))
+    if found["paired"]:
+        rows = map(_paired, found["paired"])
+        screen.table(("bridge", "data set", "n", "difference", "95 %", "p"), rows, "the same items")
+    if found["differences"]:
+        rows = [[key, *map(_short, values)] for key, values in found["differences"].items()]
+        screen.table(["differs", *names], rows, left=True)
+
+
+def _paired(row: Mapping[str, Any]) -> list[str]:
+    figures = [number(row["n"]), number(row["delta"], "+"), interval(row["ci"], "+"), number(row["p"])]
+    return [f"{row['run']} - {row['against']}", row["dataset"], *figures]
+
+
+def _short(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+@app.command("rm")
+@with_common
+def remove(common: Common, names: Names, yes: Yes = False) -> int:
+    """Delete what runs wrote, after asking. Files of others in a run folder stay."""
+    screen, runs = Screen.of(common), [find_run(name, _root(common)) for name in names]
+    for run in runs:  # all of them first, so that a bad name among several costs nothing
+        run.check_removable()
+    if common.dry_run or not (yes or _agreed(runs)):
+        screen.note(f"kept {', '.join(str(run.path) for run in runs)}")
+        return 0
+    left = {str(run.path): [str(path) for path in run.remove()] for run in runs}
+    if screen.json:
+        screen.document({"schema": 1, "command": "runs rm", "removed": list(left), "left": left})
+        return 0
+    for path, kept in left.items():
+        screen.print(f"removed {path}" + (f"; not ours, kept: {', '.join(kept)}" if kept else ""))
+    return 0
+
+
+def _agreed(runs: Sequence[Run]) -> bool:
+    """What a person answers; off a terminal there is nobody to ask."""
+    from helmas_core.errors import ConfigError
+
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody to ask", where="runs rm", fix="give --yes")
+    said = ", ".join(f"{run.path} ({(run.manifest or {}).get('status')})" for run in runs)
+    return typer.confirm(f"Delete {printable(said)}?", err=True)
 
 
 def find_run(name: str, root: Path) -> Run:

@@ -34,7 +34,9 @@ def train(common: Common, resume: Resume = False, overwrite: Overwrite = False) 
         return show_plan(screen, "train", config, out=str(path))
     from helmas_cli.load import check_bridge, check_items, check_machine, open_pair
     from helmas_core.runs import create_run
+    from helmas_core.training.tracking import check_tracker
 
+    check_tracker(config.train.tracker)
     hardware = check_machine(config, screen)
     check_bridge(config)
     check_items(config, config.data.split, config.data.limit, config.data.learnt())

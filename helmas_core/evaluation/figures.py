@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -47,6 +46,8 @@ _STYLE = {
     "svg.hashsalt": "helmas",
 }
 _LOOSE = '<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>'  # would style the whole page
+P = ParamSpec("P")
+R = TypeVar("R")
 Matrix = Sequence[Sequence[float]]
 WIDTH = 5.2  # inches: readable when a phone shrinks it
 
@@ -55,12 +56,26 @@ def colour(name: str) -> str:
     return ROLES.get(name, ROLES["other"])
 
 
+def styled() -> AbstractContextManager[None]:
+    """What has to be around all drawing and saving: matplotlib reads its settings whenever it makes a text."""
+    return matplotlib.rc_context(_STYLE)
+
+
+def _styled(draw: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        with styled():
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
 def canvas(height: float = 3.2) -> tuple[Figure, Axes]:
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
-    return figure, axes
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
 
 
+@_styled
 def matrix_figure(matrix: Matrix, title: str, x: str, y: str, most: float | None = None) -> Figure:
     """`matrix` [rows, columns] as a heat map; brighter is more, up to `most`."""
     figure, axes = canvas(min(6.0, 1.6 + 0.16 * max(8, len(matrix))))
@@ -74,15 +89,17 @@ def matrix_figure(matrix: Matrix, title: str, x: str, y: str, most: float | None
     return figure
 
 
+@_styled
 def accuracy_figure(report: Mapping[str, Any]) -> Figure:
-    """One bar per arm with its 95 % interval."""
-    arms, (figure, axes) = report["arms"], canvas()
+    """One bar per arm with its 95 % interval; the first arm on top."""
+    arms = report["arms"]
+    figure, axes = canvas(1.1 + 0.3 * len(arms))
     names, values = list(arms), [arm["accuracy"] for arm in arms.values()]
-    bars = axes.bar(
-        names, values, yerr=_spread(arms.values()), capsize=3, ecolor=ROLES["ink"], color=[*map(colour, names)]
-    )
-    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
-    axes.set(ylim=(0, 1.14), ylabel="accuracy", title=_title(report))
+    axes.barh(names, values, xerr=_spread(arms.values()), capsize=3, ecolor=ROLES["ink"], color=[*map(colour, names)])
+    for place, (value, arm) in enumerate(zip(values, arms.values(), strict=True)):
+        axes.text(max(value, arm["ci"][1]) + 0.02, place, f"{value:.2f}", va="center", fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.14), xlabel="accuracy", title=_title(report))
     return figure
 
 
@@ -96,6 +113,7 @@ def _spread(arms: Any) -> list[list[float]]:
     return [[max(0.0, v - low) for v, low, _ in rows], [max(0.0, high - v) for v, _, high in rows]]
 
 
+@_styled
 def tradeoff_figure(report: Mapping[str, Any]) -> Figure | None:
     """Accuracy over seconds per item, both with what is known of their spread; None where nothing was timed."""
     arms = {name: arm for name, arm in report["arms"].items() if arm.get("seconds_p50")}
@@ -112,6 +130,7 @@ def tradeoff_figure(report: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
+@_styled
 def latency_figure(report: Mapping[str, Any]) -> Figure | None:
     """Median and 95th percentile of the seconds per item; None where nothing was timed."""
     arms = {name: arm for name, arm in report["arms"].items() if arm.get("seconds_p50")}
@@ -128,6 +147,7 @@ def latency_figure(report: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
+@_styled
 def category_figure(rows: Sequence[tuple[str, Mapping[str, float]]], arms: Sequence[str]) -> Figure:
     """A line per category, a dot per arm: rows of (category, {arm: accuracy})."""
     figure, axes = canvas(1.2 + 0.24 * len(rows))
@@ -141,6 +161,7 @@ def category_figure(rows: Sequence[tuple[str, Mapping[str, float]]], arms: Seque
     return figure
 
 
+@_styled
 def layer_figure(layers: Sequence[Mapping[str, Any]], lines: Mapping[str, str], title: str, y: str) -> Figure | None:
     """A line per entry of `lines` {key: label} over the layers; own values are dashed. None where nothing is known."""
     known = [key for key in lines if all(isinstance(row.get(key), int | float) for row in layers)]
@@ -166,6 +187,7 @@ def layer_figure(layers: Sequence[Mapping[str, Any]], lines: Mapping[str, str], 
     return figure
 
 
+@_styled
 def gate_figure(gates: Mapping[str, Matrix]) -> Figure:
     """Gates by layer, one violin for keys and one for values over the heads, and a dot for every head."""
     figure, axes = canvas()
@@ -185,21 +207,19 @@ def gate_figure(gates: Mapping[str, Matrix]) -> Figure:
     return figure
 
 
+@_styled
 def curve_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Learning curves of one run or several: every loss by step (log), and what validations scored below it."""
     scored = any(row.get("event") == "validation" for rows in runs.values() for row in rows)
-    with plt.rc_context(_STYLE):
-        figure, found = plt.subplots(
-            1 + scored, 1, figsize=(WIDTH, 2.7 * (1 + scored)), layout="constrained", sharex=True
-        )
-    axes = [found] if not scored else list(found)
+    figure = Figure(figsize=(WIDTH, 2.7 * (1 + scored)), layout="constrained")
+    axes = list(figure.subplots(1 + scored, 1, sharex=True, squeeze=False)[:, 0])
     cycle = [ROLES[name] for name in ("bridge", "deranged", "teacher", "text", "student", "own")]
+    several = len(runs) > 1
     for index, (run, rows) in enumerate(runs.items()):
-        _losses(axes[0], rows, f"{printable(run)} " if len(runs) > 1 else "", cycle, index if len(runs) > 1 else None)
+        prefix, shade = f"{printable(run)} " if several else "", cycle[index % len(cycle)]
+        _losses(axes[0], rows, prefix, cycle, index if several else None)
         if scored:
-            _validations(
-                axes[1], rows, f"{printable(run)} " if len(runs) > 1 else "", cycle[index % len(cycle)], len(runs) > 1
-            )
+            _validations(axes[1], rows, prefix, shade, several)
     axes[0].set(ylabel="loss", yscale="log")
     axes[-1].set(xlabel="step")
     for one in axes:
@@ -216,10 +236,11 @@ def _losses(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, cycle: Sequ
     """All terms of one run, or only the total where runs are compared."""
     train = [row for row in rows if row.get("event") == "train"]
     names = list(dict.fromkeys(name for row in train for name in row if name not in _NO_LOSS))
-    for index, name in enumerate(names if alone is None else [name for name in names if name == "loss"]):
-        points = [(row["step"], row[name]) for row in train if (row.get(name) or 0) > 0]
+    for index, name in enumerate(names if alone is None else ["loss"]):
+        points = [(row["step"], row[name]) for row in train if isinstance(row.get(name), float) and row[name] > 0]
         shade = cycle[(index if alone is None else alone) % len(cycle)]
-        axes.plot(*zip(*points, strict=True), color=shade, label=f"{run}{name}") if points else None
+        if points:
+            axes.plot(*zip(*points, strict=True), color=shade, label=f"{run}{name}")
 
 
 def _validations(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, shade: str, several: bool) -> None:
@@ -232,21 +253,6 @@ def _validations(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, shade:
     axes.set(ylim=(-0.05, 1.08), ylabel="validation accuracy")
 
 
-def heat_map(matrix: Matrix, title: str, x: str, y: str, path: Path) -> None:
-    """`matrix` [rows, columns] as a heat map in `path`."""
-    save(matrix_figure(matrix, title, x, y), path)
-
-
-def save_figures(document: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The figures of an eval document, or of one that holds several reports."""
-    made = []
-    for report in document.get("reports", [document]):
-        path = folder / f"accuracy-{file_stem(str(report['dataset']))}.png"
-        save(accuracy_figure(report), path)
-        made.append(path)
-    return made
-
-
 def file_stem(dataset: str) -> str:
     """A data set's name as part of a file's."""
     return re.sub(r"[^\w.@-]+", "-", Path(dataset).stem).strip("-") or "data"
@@ -255,14 +261,14 @@ def file_stem(dataset: str) -> str:
 def save(figure: Figure, path: Path) -> None:
     """As PNG on white."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with styled():
+        figure.savefig(path, dpi=150)
 
 
 def svg(figure: Figure, prefix: str) -> str:
     """As an SVG element: transparent, of the width it is given, in the page's colours. Ids start with `prefix`."""
     stream = io.StringIO()
-    with plt.rc_context(_STYLE):
+    with styled():
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = re.sub(
         r"<metadata>.*?</metadata>", "", stream.getvalue()[stream.getvalue().index("<svg") :], flags=re.DOTALL

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from helmas_core.evaluation import figures as draw
 from helmas_core.report import tables
 from helmas_core.report.document import Picture, diagnostic_pictures
 from helmas_core.report.html import render
+from helmas_core.runs import write_text
 
 Found = Mapping[str, Any]
 _SIDES = {"teacher": "The teacher's cache", "own": "The student's own cache", "bridged": "The bridged cache"}
@@ -26,6 +28,21 @@ def inspection(found: Found, against: str = "") -> str:
         sides={_SIDES[name]: tables.layers_table(rows) for name, rows in found["sides"].items()},
         against=against,
     )
+
+
+def write_page(found: Found, path: Path, against: str = "") -> Path:
+    write_text(path, inspection(found, against))
+    return path
+
+
+def write_figures(found: Found, path: Path) -> list[Path]:
+    """Each figure in a file of its own beside `path`: NAME-k.png, NAME-v.png (blend weights), NAME-rank.png …"""
+    made = []
+    for picture in _pictures(found):
+        name = picture.name.removesuffix("-inspect").removeprefix("blend-")
+        made.append(path.with_name(f"{path.stem}-{name}{path.suffix or '.png'}"))
+        draw.save(picture.figure, made[-1])
+    return made
 
 
 def _facts(found: Found) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,9 +64,17 @@ class Trainer:
     """Moves a bridge through its stages. What happens at logs, validations and checkpoints is the caller's."""
 
     def __init__(
-        self, objective: Objective, examples: Sequence[Example], config: TrainConfig, mix: Mix | None = None
+        self,
+        objective: Objective,
+        examples: Sequence[Example],
+        config: TrainConfig,
+        mix: Mix | None = None,
+        tracking: Path | None = None,
     ) -> None:
-        """`mix` draws from `examples` by weight; without it they come evenly, in seeded permutations."""
+        """`mix` draws from `examples` by weight; without it they come evenly, in seeded permutations.
+
+        `tracking` is the folder for trackers that write files.
+        """
         self.objective, self.examples, self.config, self.mix = objective, examples, config, mix
         device = objective.pair.device
         if config.amp == "fp16" and device.type == "cpu":
@@ -73,7 +82,9 @@ class Trainer:
         precision = "no" if config.amp == "off" else config.amp
         # accelerate would refuse another precision or device than that of the process's first Trainer
         AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+        self.accelerator = Accelerator(
+            mixed_precision=precision, cpu=device.type == "cpu", log_with=config.tracker, project_dir=tracking
+        )
         bridge = objective.bridge.requires_grad_(True).train()
         optimiser = torch.optim.AdamW(bridge.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.bridge, self.optimiser = self.accelerator.prepare(bridge, optimiser)

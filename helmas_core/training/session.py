@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import batch_indices
+from helmas_core.training.tracking import FOLDER, check_tracker, start_tracking, track
 
 VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
 
@@ -43,6 +44,7 @@ class Session:
 
     def go(self, resume: bool) -> dict[str, Any]:
         refuse_test_split(self.config)
+        check_tracker(self.config.train.tracker)
         torch.manual_seed(self.config.train.seed)
         bridge = self._bridge(resume)
         examples = self._examples("train")
@@ -51,12 +53,14 @@ class Session:
         store = open_store(self.config.train, self.progress)
         objective = Objective(self.pair, bridge, self.config.train, store)
         mix = self._mix(examples)
-        trainer = Trainer(objective, examples, self.config.train, mix)
+        trainer = Trainer(objective, examples, self.config.train, mix, self.run.path / FOLDER)
+        self.trainer = trainer
         calibration = self._calibration(examples, mix)
         self._read(objective, calibration, trainer)
         done = self._resume(trainer) if resume else self._start(objective, calibration)
         total = self.config.train.total_steps()
         self.progress.start("train", total, done)
+        start_tracking(trainer.accelerator, self.config, self.run)
         done = trainer.run(
             done,
             self.progress,
@@ -67,6 +71,7 @@ class Session:
         self.progress.finish()
         save_bridge(self.run.bridge, bridge, self._document(examples, done))
         scores = self._validate_last(bridge, validation, done) if done == total else None
+        trainer.accelerator.end_training()
         return self._result(bridge, done, scores)
 
     def _bridge(self, resume: bool) -> Bridge:
@@ -169,7 +174,12 @@ class Session:
     def _log(self, step: Step, figures: dict[str, float]) -> None:
         self.losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
         record = {"step": step.overall + 1, "event": "train", "stage": step.stage.name, **figures}
-        self.run.log({**record, "seconds": self._seconds()})
+        self._record({**record, "seconds": self._seconds()})
+
+    def _record(self, record: Mapping[str, Any]) -> None:
+        """One row more in metrics.jsonl, and in the tracker."""
+        self.run.log(record)
+        track(self.trainer.accelerator, record)
 
     def _checkpoint(self, trainer: Trainer, examples: Sequence[Example], step: Step) -> None:
         state = {
@@ -198,7 +208,7 @@ class Session:
         del result["items"]  # a validation is for the curve; `helmas eval` is for reading
         accuracy = {name: arm["accuracy"] for name, arm in result["arms"].items()}
         self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in accuracy.items()))
-        self.run.log({"step": step, "event": "validation", "n": result["n"], **accuracy, "seconds": self._seconds()})
+        self._record({"step": step, "event": "validation", "n": result["n"], **accuracy, "seconds": self._seconds()})
         return result
 
     def _validate_last(self, bridge: Bridge, examples: Sequence[Example], step: int) -> dict[str, Any] | None:

@@ -41,11 +41,13 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Core:
         "training.session": ["train_bridge"],
         "evaluation.evaluate": ["evaluate", "baseline"],
         "evaluation.inspect": ["inspect_cache"],
-        "evaluation.figures": ["heat_map", "save_figures"],
+        "report.write": ["write_report"],
+        "report.inspection": ["write_page", "write_figures"],
     }
     for name, members in modules.items():
         _place(monkeypatch, name, **{member: getattr(fake, member) for member in members})
     _place(monkeypatch, "conversation", Conversation=Echo)
+    _place(monkeypatch, "evaluation.diagnose", diagnose=fake.diagnose_bridge)
     return fake
 
 

@@ -90,14 +90,16 @@ class Core:
 
     def evaluate(self, config: Config, pair: Any, bridge: Any, progress: Progress) -> dict[str, Any]:
         self.calls.append(("evaluate", config))
-        return report(config.data.dataset, config.eval.arms)
+        return report(config.data.dataset, config.eval.arms) | {"items": [{"task": config.data.dataset, "id": "0"}]}
 
     def baseline(self, config: Config, pair: Any, progress: Progress) -> dict[str, Any]:
         self.calls.append(("baseline", config))
         return report(config.data.dataset, ("student", "teacher")) | {"bridge": None, "contrasts": {}}
 
-    def inspect_cache(self, config: Config, pair: Any, bridge: Any, text: str | None) -> dict[str, Any]:
-        self.calls.append(("inspect", (bridge, text)))
+    def inspect_cache(
+        self, config: Config, pair: Any, bridge: Any, text: str | None, item: str | None, against: Any
+    ) -> dict[str, Any]:
+        self.calls.append(("inspect", (bridge, text, item, against)))
         numbers = {"k_norm": 1.0, "v_norm": 2.0, "k_norm_own": 1.1, "v_norm_own": 2.1, "k_rank": 9.0, "v_rank": 8.0}
         cosines = {"k_cosine": 0.9, "v_cosine": 0.8, "attention_cosine": 0.95}
         blend = {"k": [[0.9, 0.1], [0.2, 0.8]], "v": [[1.0, 0.0], [0.0, 1.0]]} if bridge else None
@@ -105,13 +107,24 @@ class Core:
         residual = {"teacher": 1e-6, "student": 2e-6}
         return {**head, "rope_residual": residual, "layers": [{"layer": 0, **numbers, **cosines}], "blend": blend}
 
-    def heat_map(self, matrix: Any, title: str, x: str, y: str, path: Path) -> None:
-        path.write_bytes(b"png")
+    def diagnose_bridge(self, config: Config, pair: Any, bridge: Any, progress: Progress) -> dict[str, Any]:
+        self.calls.append(("diagnose", config))
+        return {"n": 1, "layers": [], "heads": [], "mass": [], "blend": None, "gate": None}
 
-    def save_figures(self, document: Any, folder: Path) -> list[Path]:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "arms.png").write_bytes(b"png")
-        return [folder / "arms.png"]
+    def write_report(self, run: Run, document: Any, evidence: Any, trained: Run | None = None) -> list[Path]:
+        self.calls.append(("report", (evidence, trained)))
+        return [run.write_report(document)]
+
+    def write_page(self, found: Any, path: Path, against: str) -> Path:
+        path.write_text(against)
+        return path
+
+    def write_figures(self, found: Any, path: Path) -> list[Path]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = [path.with_name(f"{path.stem}-{name}.png") for name in found["blend"] or {}]
+        for one in made:
+            one.write_bytes(b"png")
+        return made
 
     def diagnose(self, config: Config) -> dict[str, Any]:
         problem = {"what": "two tokenizers", "where": "pair", "fix": "take another"}

@@ -28,7 +28,10 @@ def test_several_data_sets_are_reports(cli: Cli, core: Core, bridge: Path, tmp_p
     result = cli("eval", "--bridge", bridge, "--dataset", "relay,arithmetic", "--json", "-o", "runs/demo")
     assert [one["dataset"] for one in result.json["reports"]] == ["relay", "arithmetic"]
     assert json.loads((tmp_path / "runs/demo/report.json").read_text()) == result.json
-    assert (tmp_path / "runs/demo/figures/arms.png").exists()
+    evidence, trained = core.calls[-1][1]
+    assert [len(one.items) for one in evidence] == [1, 1]
+    assert evidence[1].report["arms"] == result.json["reports"][1]["arms"]
+    assert trained.path == bridge
     tables = cli("eval", "--bridge", bridge, "--dataset", "relay,arithmetic", "--arms", "bridge,text").out
     assert "relay · test · n = 40" in tables
     assert "arithmetic · test · n = 40" in tables
@@ -157,14 +160,45 @@ def test_baseline(cli: Cli, core: Core, tmp_path: Path) -> None:
 
 
 def test_inspect_cache(cli: Cli, core: Core, bridge: Path, tmp_path: Path) -> None:
-    result = cli("inspect-cache", "--bridge", bridge, "--text", "hello", "--png", "pictures/map.png", "-o", "out")
+    result = cli("inspect-cache", "--bridge", bridge, "--prompt", "hello", "--png", "pictures/map.png", "-o", "out")
     assert result.code == 0
-    assert core.calls[-1] == ("inspect", (f"bridge of {bridge / 'bridge.safetensors'}", "hello"))
+    assert core.calls[-1] == ("inspect", (f"bridge of {bridge / 'bridge.safetensors'}", "hello", None, None))
     assert "attn cos" in result.out
     assert "K blend weights" in result.out
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"map-k.png", "map-v.png"}
-    assert (tmp_path / "out/inspect.json").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"inspect.json", "inspect.html", "figures"}
     assert cli("inspect-cache", "--bridge", bridge, "--json", "-q").json["blend"]["v"] == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_inspect_cache_takes_an_item_and_something_to_compare_with(cli: Cli, core: Core, bridge: Path) -> None:
+    own, other = bridge / "bridge.safetensors", bridge.with_name("other.safetensors")
+    other.write_bytes(b"bridge")
+    argv = ("inspect-cache", "--bridge", bridge, "--item", "7", "--html", "page.html", "--against")
+    assert cli(*argv, "8").code == 0
+    assert core.calls[-1] == ("inspect", (f"bridge of {own}", None, "7", "8"))
+    assert Path("page.html").read_text() == "8"
+    assert cli(*argv, other).code == 0
+    assert core.calls[-1] == ("inspect", (f"bridge of {own}", None, "7", f"bridge of {other}"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--prompt", "a", "--item", "b"), "exclude each other"),
+        (("--against", "b"), "give --bridge PATH"),
+        (("--text", "a", "--item", "b"), "--prompt"),
+    ],
+)
+def test_inspect_cache_refuses(cli: Cli, core: Core, argv: tuple[str, ...], said: str) -> None:
+    result = cli("inspect-cache", "-p", "lab", *argv)
+    assert (result.code, result.out, core.calls) == (2, "", [])
+    assert said in result.err
+
+
+def test_a_bridge_to_compare_with_has_to_be_there(cli: Cli, core: Core, bridge: Path) -> None:
+    result = cli("inspect-cache", "--bridge", bridge, "--against", "gone/bridge.safetensors")
+    assert result.code != 0
+    assert "no such file" in result.err
 
 
 def test_inspect_cache_without_blend_weights(cli: Cli, core: Core) -> None:

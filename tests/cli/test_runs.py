@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -135,3 +136,106 @@ def test_a_broken_run_is_listed_all_the_same(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "runs/a/manifest.json").write_text("{")
     assert "unreadable" in cli("runs", "list").out
     assert cli("runs", "show", "a").code == 0
+
+
+def two_runs(cli: Cli) -> None:
+    """runs/a and runs/b, which differ in one option and by one item of three."""
+    assert cli("train", "-p", "lab", "-o", "runs/a").code == 0
+    assert cli("train", "-p", "lab", "-o", "runs/b", "-s", "bridge.projector_depth=1").code == 0
+    for name, right in (("a", (False, False, True)), ("b", (True, False, True))):
+        rows = [
+            {"task": "relay", "id": str(i), "question": f"q{i}", "arms": {"bridge": {"right": r}}}
+            for i, r in enumerate(right)
+        ]
+        other = {**rows[0], "id": "9", "question": f"only {name}"}
+        text = "\n".join(map(json.dumps, [*rows, other])) + '\n{"task": "rel'
+        Path(f"runs/{name}/items.jsonl").write_text(text)
+
+
+def test_compare(cli: Cli, core: Core) -> None:
+    two_runs(cli)
+    found = cli("runs", "compare", "a", "b", "--json").json
+    assert found["differences"] == {"bridge.projector_depth": [2, 1]}
+    (paired,) = found["paired"]
+    assert (paired["run"], paired["against"], paired["n"], paired["delta"]) == ("b", "a", 3, pytest.approx(0.3333))
+    assert found["runs"][1]["scores"][0]["arms"]["bridge"] == 0.9
+    shown = cli("runs", "compare", "a", "b")
+    assert shown.code == 0
+    assert "projector_depth" in shown.out
+    assert "b - a" in shown.out
+    alone = cli("runs", "compare", "a")
+    assert (alone.code, alone.out) == (2, "")
+    assert "name two or more" in alone.err
+
+
+def test_rm_asks_first_and_needs_somebody_to_ask(cli: Cli, core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_runs(cli)
+    assert "give --yes" in cli("runs", "rm", "a").err
+    monkeypatch.setattr("sys.stdin", Typed("n\n"))
+    assert cli("runs", "rm", "a").code == 0
+    assert cli("runs", "rm", "a", "--yes", "--dry-run").code == 0
+    assert Path("runs/a/bridge.safetensors").exists()
+    monkeypatch.setattr("sys.stdin", Typed("y\n"))
+    assert "removed runs/a" in cli("runs", "rm", "a").out
+    assert not Path("runs/a").exists()
+    assert Path("runs/b/bridge.safetensors").exists()
+
+
+class Typed(io.StringIO):
+    """A terminal at which somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_rm_takes_no_more_than_what_a_run_wrote(cli: Cli, core: Core, tmp_path: Path) -> None:
+    two_runs(cli)
+    outside = tmp_path / "outside"
+    (outside / "figures").mkdir(parents=True)
+    for path in (outside / "dear.txt", outside / "figures/dear.png", Path("runs/a/notes.txt")):
+        path.write_text("dear")
+    Path("runs/a/figures").symlink_to(outside / "figures")
+    Path("runs/a/report.html").symlink_to(outside / "dear.txt")
+    Path("runs/a/checkpoints").mkdir(exist_ok=True)
+    Path("runs/a/checkpoints/step").symlink_to(outside)
+    assert cli("runs", "rm", "a", "--yes", "--json").json["left"] == {"runs/a": ["runs/a/notes.txt"]}
+    assert [path.name for path in Path("runs/a").iterdir()] == ["notes.txt"]
+    assert (outside / "dear.txt").read_text() == (outside / "figures/dear.png").read_text() == "dear"
+
+
+def test_rm_refuses_links_and_folders_of_others_before_anything_is_gone(cli: Cli, core: Core) -> None:
+    two_runs(cli)
+    Path("runs/link").symlink_to("b", target_is_directory=True)
+    Path("theirs/figures").mkdir(parents=True)
+    for name in ("manifest.json", "config.json"):
+        Path("theirs", name).write_text('{"name": "an extension of a browser"}')
+    for name, said in (("runs/link", "a link"), ("theirs", "not a run folder"), ("c", 'no run "c"')):
+        result = cli("runs", "rm", "a", name, "--yes")
+        assert result.code == 2
+        assert said in result.err
+    assert Path("runs/a/bridge.safetensors").exists() and Path("runs/b/bridge.safetensors").exists()
+    assert Path("theirs/manifest.json").exists()
+
+
+def test_plot_draws_one_run_or_several(cli: Cli, core: Core) -> None:
+    two_runs(cli)
+    for name in ("a", "b"):
+        rows = [{"step": i, "event": "train", "loss": 1.0 / i} for i in range(1, 4)]
+        rows.append({"step": 3, "event": "validation", "bridge": 0.5, "student": 0.1})
+        Path(f"runs/{name}/metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"ste')
+    assert cli("plot", "a").out == "runs/a/figures/curves.png\n"
+    assert cli("plot", "a", "b", "-o", "both", "--json").json["figure"] == "both/curves.png"
+    for path in ("runs/a/figures/curves.png", "both/curves.png"):
+        assert Path(path).read_bytes().startswith(b"\x89PNG")
+    Path("runs/a/metrics.jsonl").unlink()
+    assert "nothing was logged" in cli("plot", "a").err
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_made(
+    cli: Cli, core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helmas_core.training.tracking.find_spec", lambda name: None)
+    result = cli("train", "-p", "lab", "-o", "runs/a", "-s", "train.tracker=trackio")
+    assert (result.code, core.calls) == (2, [])
+    assert 'pip install "helmas[trackio]"' in result.err
+    assert not Path("runs").exists()

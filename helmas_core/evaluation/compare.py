@@ -1,0 +1,89 @@
+"""Runs beside each other: where their configurations differ, and what that did to the same items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from helmas_core.runs import Run
+
+Record = Mapping[str, Any]
+Key = tuple[str, str, str]
+ARM = "bridge"
+
+
+def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    """{runs, differences, paired}: each run's scores, {key: a value per run} of the configuration where not all agree,
+    and the paired difference of every later run's bridge to the first one's, on the items that both answered."""
+    configs = [flat(run.config or {}) for run in runs]
+    keys = sorted({key for config in configs for key in config})
+    differences = {key: [config.get(key) for config in configs] for key in keys}
+    return {
+        "schema": 1,
+        "command": "runs compare",
+        "runs": [{"name": run.name, "path": str(run.path), "scores": scores(run)} for run in runs],
+        "differences": {key: values for key, values in differences.items() if any(v != values[0] for v in values)},
+        "paired": _paired(runs),
+    }
+
+
+def scores(run: Run) -> list[dict[str, Any]]:
+    """Per data set of report.json: {dataset, split, n, arms: {arm: accuracy}, contrasts}."""
+    return [
+        {
+            **{key: report.get(key) for key in ("dataset", "split", "n")},
+            "arms": {name: arm.get("accuracy") for name, arm in (report.get("arms") or {}).items()},
+            "contrasts": report.get("contrasts") or {},
+        }
+        for report in reports_of(run.report)
+    ]
+
+
+def reports_of(document: Record | None) -> list[dict[str, Any]]:
+    """The evaluations in report.json, whichever command wrote it."""
+    if not document:
+        return []
+    if "reports" in document:
+        return list(document["reports"])
+    inner = document if "arms" in document else document.get("eval")
+    return [dict(inner)] if inner else []
+
+
+def _paired(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Rows of {run, against, dataset, n, delta, ci, p}; none where no items were kept."""
+    answers = [_answers(run.path / "items.jsonl") for run in runs]
+    rows = []
+    for run, ours in zip(runs[1:], answers[1:], strict=True):
+        shared = [key for key in answers[0] if key in ours]
+        for dataset in dict.fromkeys(key[0] for key in shared):
+            keys = [key for key in shared if key[0] == dataset]
+            rows.append({"run": run.name, "against": runs[0].name, "dataset": dataset, **_test(keys, ours, answers[0])})
+    return rows
+
+
+def _test(keys: Sequence[Key], ours: Mapping[Key, bool], theirs: Mapping[Key, bool]) -> dict[str, Any]:
+    from helmas_core.evaluation.statistics import paired_difference
+
+    return {"n": len(keys), **paired_difference([ours[key] for key in keys], [theirs[key] for key in keys])}
+
+
+def _answers(path: Path) -> dict[Key, bool]:
+    """Whether the bridge was right, by data set, id and question: an id alone may name another item elsewhere."""
+    found: dict[Key, bool] = {}
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
+        try:
+            item = json.loads(line)
+            found[item["task"], item["id"], item["question"]] = bool(item["arms"][ARM]["right"])
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short, or evaluated without the arm: not an item that both answered
+    return found
+
+
+def flat(tree: Record, before: str = "") -> dict[str, Any]:
+    """{"train": {"batch": 8}} as {"train.batch": 8}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + str(key): value}
+    return found
