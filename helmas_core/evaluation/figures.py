@@ -12,8 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from helmas_core.plain import printable
 
@@ -125,9 +126,17 @@ def tradeoff_figure(report: Mapping[str, Any]) -> Figure | None:
             arm["seconds_p50"], arm["accuracy"], yerr=[[low], [high]], fmt="o", color=colour(name), label=name
         )
     axes.set(xscale="log", xlabel="seconds per item, median (log)", ylabel="accuracy", ylim=(-0.05, 1.08))
+    _plain_log(axes.xaxis)
     axes.grid(alpha=0.5)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _plain_log(axis: Axis) -> None:
+    """Numbers such as 0.02 at 1, 2 and 5 of each decade: powers of ten would be mathematics, which is off."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 @_styled
@@ -221,6 +230,7 @@ def curve_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         if scored:
             _validations(axes[1], rows, prefix, shade, several)
     axes[0].set(ylabel="loss", yscale="log")
+    _plain_log(axes[0].yaxis)
     axes[-1].set(xlabel="step")
     for one in axes:
         one.grid(alpha=0.5)

@@ -14,6 +14,7 @@ from helmas_core.evaluation import figures as draw
 Record = Mapping[str, Any]
 EXAMPLES = 400  # on the page; items.jsonl holds all
 CATEGORIES = 60
+UNNAMED = "(none)"
 _LAYER_LINES = {
     "cosine": (
         {"k_cosine": "keys", "v_cosine": "values", "attention_cosine": "attention output"},
@@ -84,7 +85,9 @@ class Document:
 
 def build(evidence: Sequence[Evidence], metrics: Sequence[Record] = ()) -> Document:
     """The report on `evidence`; `metrics` are the rows of the bridge's metrics.jsonl."""
-    sections = [_section(one) for one in evidence]
+    stems = [draw.file_stem(str(one.report["dataset"])) for one in evidence]
+    places = [stem if stems.count(stem) == 1 else f"{stem}-{i}" for i, stem in enumerate(stems)]
+    sections = [_section(one, place) for one, place in zip(evidence, places, strict=True)]
     trained = [row for row in metrics if row.get("event") == "train"]
     curves = None
     if trained:
@@ -93,8 +96,7 @@ def build(evidence: Sequence[Evidence], metrics: Sequence[Record] = ()) -> Docum
     return Document(sections, curves, [row for row in metrics if row.get("event") == "validation"])
 
 
-def _section(evidence: Evidence) -> Section:
-    stem = draw.file_stem(str(evidence.report["dataset"]))
+def _section(evidence: Evidence, stem: str) -> Section:
     groups = categories(evidence.items)
     return Section(
         evidence,
@@ -109,10 +111,10 @@ def categories(items: Sequence[Record]) -> list[tuple[str, int, dict[str, float]
     """(category, n, {arm: accuracy}) in the order of the alphabet; none where all items are of one."""
     groups: dict[str, list[Record]] = {}
     for item in items:
-        groups.setdefault(str(item.get("category") or ""), []).append(item)
+        groups.setdefault(str(item.get("category") or UNNAMED), []).append(item)
     if len(groups) < 2:
         return []
-    return [(name or "(none)", len(group), _accuracy(group)) for name, group in sorted(groups.items())]
+    return [(name, len(group), _accuracy(group)) for name, group in sorted(groups.items())]
 
 
 def _accuracy(group: Sequence[Record]) -> dict[str, float]:
@@ -153,4 +155,4 @@ def diagnostic_pictures(found: Record | None, stem: str) -> Iterator[Picture]:
         yield Picture(f"gates-{stem}", "Gates by layer, a dot for every head.", draw.gate_figure(found["gate"]))
     if found.get("mass"):
         figure = draw.matrix_figure(found["mass"], "Attention on the injected span", "query head", "student layer", 1.0)
-        yield Picture(f"mass-{stem}", "Share of attention on what was injected, by layer and query head.", figure)
+        yield Picture(f"heads-{stem}", "Share of attention on what was injected, by layer and query head.", figure)

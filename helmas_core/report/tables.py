@@ -112,7 +112,8 @@ def facts(report: Record) -> dict[str, str]:
     how = {key.replace("_", " "): manifest.get(key) for key in wanted}
     versions = manifest.get("versions") or {}
     software = ", ".join(f"{name} {versions[name]}" for name in ("helmas", "torch", "transformers") if name in versions)
-    rows = {**sides, "bridge": made, **parameters, **how, "software": software}
+    overlap = flat({"overlap": report["overlap"]}) if report.get("overlap") else {}
+    rows = {**sides, "bridge": made, **parameters, **how, **overlap, "software": software}
     return {
         name: number(value) if not isinstance(value, str) else value
         for name, value in rows.items()

@@ -61,7 +61,7 @@ def test_a_checkout_finds_its_profiles_from_any_folder(tmp_path: Path) -> None:
 
 
 def test_a_wheel_holds_every_module_and_weight(unpacked: Path) -> None:
-    kinds = (".py", ".safetensors", ".json", ".typed")
+    kinds = (".py", ".safetensors", ".json", ".typed", ".jinja", ".css", ".js")
     for package in ("helmas_cli", "helmas_core"):
         ours = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*") if path.suffix in kinds}
         assert [path for path in sorted(ours) if not (unpacked / path).is_file()] == []
