@@ -1,4 +1,4 @@
-"""The page in a real browser: it says nothing on the console, asks for nothing, fits a phone, and its filter filters."""
+"""The page in a real browser: no word on the console, no request, it fits a phone, and its filter filters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inspect-cache` measures, by a second route: transformers' own attention, a plain unembedding, figures by hand."""
+"""What `inspect-cache` measures, by a second route: transformers' own attention, a plain unembedding, sums by hand."""
 
 from __future__ import annotations
 

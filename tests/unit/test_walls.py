@@ -58,12 +58,25 @@ def test_one_file_draws_on_the_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "helmas_core" / name for name in ("errors.py", "config.py", "files.py", "runs.py", "progress.py")]
+    "path",
+    [
+        ROOT / "helmas_core" / name
+        for name in ("errors.py", "config.py", "files.py", "plain.py", "runs.py", "progress.py")
+    ],
 )
 def test_configuration_needs_no_torch(path: Path) -> None:
     modules = {module for module, _, top in _imports(path) if top}
     assert not any(m.split(".")[0] in ("torch", "transformers", "datasets") for m in modules)
     assert not any(m.startswith(tuple(f"helmas_core.{room}" for room in ROOMS)) for m in modules)
+
+
+@pytest.mark.parametrize("path", _files("helmas_core/report"), ids=lambda p: p.name)
+def test_reports_need_no_torch(path: Path) -> None:
+    """They show documents that any machine may have written."""
+    modules = {module for module, _, _ in _imports(path)}
+    assert not any(m.split(".")[0] in ("torch", "transformers", "datasets") for m in modules)
+    rooms = {m.split(".")[1] for m in modules if m.startswith("helmas_core.")} & set(ROOMS)
+    assert rooms <= {"evaluation"} and all(m != "helmas_core.evaluation.inspect" for m in modules)
 
 
 def test_nothing_is_pickled() -> None:
