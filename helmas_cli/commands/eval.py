@@ -22,7 +22,10 @@ from helmas_cli.report import document_of, failures, gate, show_reports
 from helmas_cli.ui import Screen
 
 if TYPE_CHECKING:
+    from helmas_core.bridges.base import Bridge as AnyBridge
     from helmas_core.config import Config
+    from helmas_core.models.pair import Pair
+    from helmas_core.progress import Progress
 
 GATE_MISSED = 3
 Found = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]  # a report, its items, its diagnostics
@@ -77,7 +80,6 @@ def _evaluate(config: Config, path: Path, screen: Screen, diagnosed: bool) -> li
         screen.note(f"warning: {warning}")
     pair = open_pair(config, hardware, screen)
     from helmas_core.bridges.artefact import load_bridge
-    from helmas_core.evaluation.diagnose import diagnose
     from helmas_core.evaluation.evaluate import evaluate
 
     bridge, found = load_bridge(path, pair), list[Found]()
@@ -85,8 +87,20 @@ def _evaluate(config: Config, path: Path, screen: Screen, diagnosed: bool) -> li
         for one, warnings in tasks:
             report = {**evaluate(one, pair, bridge, meter), "warnings": warnings}
             items = report.pop("items", [])
-            found.append((report, items, diagnose(one, pair, bridge, meter) if diagnosed else None))
+            found.append((report, items, _diagnose(one, pair, bridge, meter) if diagnosed else None))
     return found
+
+
+def _diagnose(config: Config, pair: Pair, bridge: AnyBridge, meter: Progress) -> dict[str, Any] | None:
+    """The bridge by layer; a method that cannot be looked into so costs the report only its figures."""
+    from helmas_core.errors import HelmasError
+    from helmas_core.evaluation.diagnose import diagnose
+
+    try:
+        return diagnose(config, pair, bridge, meter)
+    except HelmasError as error:
+        meter.note(f"no diagnostics by layer: {error}")
+        return None
 
 
 def per_task(config: Config) -> list[Config]:

@@ -156,14 +156,19 @@ def latency_figure(report: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
+def shortened(text: str, most: int = 28) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 @_styled
 def category_figure(rows: Sequence[tuple[str, Mapping[str, float]]], arms: Sequence[str]) -> Figure:
-    """A line per category, a dot per arm: rows of (category, {arm: accuracy})."""
-    figure, axes = canvas(1.2 + 0.24 * len(rows))
-    places = range(len(rows))
-    for arm in arms:
-        axes.plot([row.get(arm, float("nan")) for _, row in rows], places, "o", color=colour(arm), label=arm, alpha=0.9)
-    axes.set_yticks(places, [printable(name)[:40] for name, _ in rows])
+    """A line per category, a dot per arm, one below the other: rows of (category, {arm: accuracy})."""
+    figure, axes = canvas(1.2 + 0.4 * len(rows))
+    for index, arm in enumerate(arms):
+        places = [row + 0.7 * ((index + 0.5) / len(arms) - 0.5) for row in range(len(rows))]
+        values = [scores.get(arm, float("nan")) for _, scores in rows]
+        axes.plot(values, places, "o", color=colour(arm), label=arm, markersize=5)
+    axes.set_yticks(range(len(rows)), [shortened(printable(name)) for name, _ in rows])
     axes.set(xlabel="accuracy", xlim=(-0.04, 1.04), ylim=(len(rows) - 0.5, -0.5))
     axes.grid(axis="x", alpha=0.6)
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)

@@ -133,7 +133,7 @@ def _pictures(report: Record, groups: Sequence[tuple[str, int, dict[str, float]]
         yield Picture(f"tradeoff-{stem}", f"Accuracy over the median time per item: {timed}.", tradeoff)
         yield Picture(f"latency-{stem}", f"Median and 95th percentile of the time per item: {timed}.", latency)
     if groups:
-        rows = [(f"{name} ({n})", scores) for name, n, scores in groups[:CATEGORIES]]
+        rows = [(f"{draw.shortened(name, 20)} ({n})", scores) for name, n, scores in groups[:CATEGORIES]]
         shown = [arm for arm in ("student", "teacher", "text", "bridge", "deranged") if arm in arms]
         yield Picture(f"categories-{stem}", "Accuracy by category, as in the table.", draw.category_figure(rows, shown))
 

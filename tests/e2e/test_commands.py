@@ -48,6 +48,16 @@ def test_a_short_training_carries_content(trained: Path) -> None:
     assert found["contrasts"]["bridge-deranged"]["ci"][0] > 0.3
     assert json.loads((trained / "out/report.json").read_text())["arms"] == found["arms"]
     assert (trained / "out/figures/accuracy-relay.png").read_bytes().startswith(b"\x89PNG")
+    assert (trained / "out/figures/curves.png").exists()  # from the metrics of the run that trained it
+    assert "items" not in found
+    items = [json.loads(line) for line in (trained / "out/items.jsonl").read_text().splitlines()]
+    assert sum(item["arms"]["bridge"]["right"] for item in items) / 100 == pytest.approx(
+        found["arms"]["bridge"]["accuracy"]
+    )
+    diagnostics = json.loads((trained / "out/diagnostics.json").read_text())["relay"]
+    assert [len(diagnostics["layers"]), len(diagnostics["blend"]["k"][0])] == [3, 8]
+    assert "Attention on the injected span" in (trained / "out/report.html").read_text()
+    assert "bridge-deranged" in (trained / "out/report.md").read_text()
 
 
 def test_a_gate_that_is_missed_exits_with_3(trained: Path) -> None:
