@@ -117,10 +117,10 @@ def _show(screen: Screen, document: Mapping[str, Any]) -> None:
     screen.print(f"{document['tokens']} tokens; RoPE residual: {sides}")
     _layers(screen, document["layers"])
     if document.get("positions"):
-        title = "injected positions, those that the student looks at most"
-        screen.table(_POSITION_COLUMNS, map(_position, document["positions"]), title, left=True)
+        rows = map(_position, document["positions"])
+        screen.table(_POSITION_COLUMNS, rows, "the positions that get the most attention", left=True)
     if document.get("against"):
-        _layers(screen, document["against"]["layers"], "beside the other cache, whose norms and ranks these are")
+        _layers(screen, document["against"]["layers"], "beside the other cache")
     for note in document.get("notes", []):
         screen.note(note)
     for name, matrix in (document["blend"] or {}).items():

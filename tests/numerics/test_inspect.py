@@ -76,13 +76,13 @@ def test_effective_rank_counts_directions() -> None:
 
 def _random(seed: int) -> KVCache:
     draw = torch.Generator().manual_seed(seed)
-    keys, values = ([torch.randn(1, 2, 5, 4, generator=draw) for _ in range(2)] for _ in range(2))
-    return KVCache(keys, values, torch.ones(1, 5, dtype=torch.bool))
+    keys, values = (tuple(torch.randn(1, 2, 5, 4, generator=draw) for _ in range(2)) for _ in range(2))
+    return KVCache(keys, values, torch.ones(1, 5, dtype=torch.bool), torch.arange(5)[None])
 
 
 def test_ratios_and_cosines_of_a_scaled_cache() -> None:
     cache = _random(0)
-    louder = KVCache([2 * k for k in cache.keys], [-3 * v for v in cache.values], cache.mask)
+    louder = KVCache(tuple(2 * k for k in cache.keys), tuple(-3 * v for v in cache.values), cache.mask, cache.positions)
     keys, values = rms_ratios(louder, cache)
     assert keys.tolist() == [[pytest.approx(2.0)] * 2] * 2
     assert values.tolist() == [[pytest.approx(3.0)] * 2] * 2
