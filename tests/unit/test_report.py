@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helmas_core.report.document import Evidence, build, categories
+from helmas_core.report.document import Evidence, build, categories, diagnostic_pictures
 from helmas_core.report.html import html
 from helmas_core.report.inspection import inspection
 from helmas_core.report.markdown import markdown
@@ -157,7 +158,7 @@ def test_files_of_a_report(tmp_path: Path) -> None:
     trained.path.mkdir()
     trained.metrics.write_text("".join(json.dumps(row) + "\n" for row in curves()) + '{"step": 3, "ev')
     assert read_metrics(trained.metrics) == curves()
-    both = [evidence(HOSTILE), evidence(HOSTILE)]
+    both = [replace(evidence(HOSTILE), diagnostics=None), evidence(HOSTILE)]
     made = write_report(Run(tmp_path / "out"), {"reports": []}, both, trained)
     assert len(made) == len(set(made))
     assert all(path.stat().st_size for path in made)
@@ -180,8 +181,7 @@ def test_a_page_of_an_inspection() -> None:
 
 def test_diagnostics_that_are_missing_leave_their_figures_out() -> None:
     def names(**without: None) -> Iterator[str]:
-        item = Evidence(SAMPLE, (), {**diagnostics(), **without})
-        return (picture.name for picture in build([item]).sections[0].diagnostics)
+        return (picture.name for picture in diagnostic_pictures({**diagnostics(), **without}, "relay"))
 
     assert {"gates-relay", "blend-k-relay", "mass-relay", "heads-relay"} <= set(names())
     assert not {"gates-relay", "blend-k-relay"} & set(names(gate=None, blend=None))
