@@ -152,6 +152,8 @@ def latency_figure(report: Mapping[str, Any]) -> Figure | None:
     axes.plot(worst, names, "|", color=ROLES["ink"], markersize=12, label="95th percentile")
     axes.invert_yaxis()
     axes.set(xlabel="seconds per item, median")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 

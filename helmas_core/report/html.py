@@ -45,7 +45,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=shown,
     )
-    made.filters["svg"] = _inline
+    made.filters.update(svg=_inline, token=token)
     made.globals.update(tables=tables)
     return made
 
@@ -53,6 +53,12 @@ def _environment() -> Environment:
 def shown(value: Any) -> Any:
     """Text with its control characters escaped; markup of ours and everything else as it is."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def token(text: str) -> str:
+    """A token that keeps to one line and can be seen, blanks too."""
+    seen = text.replace("\n", "↵").replace("\t", "⇥")
+    return seen if seen.strip() else seen.replace(" ", "␣") or "∅"
 
 
 def _inline(picture: Picture) -> Markup:
