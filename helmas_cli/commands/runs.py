@@ -141,18 +141,19 @@ def _short(value: Any) -> str:
 @with_common
 def remove(common: Common, names: Names, yes: Yes = False) -> int:
     """Delete what runs wrote, after asking. Files of others in a run folder stay."""
-    screen, runs = Screen.of(common), [find_run(name, _root(common)) for name in names]
+    screen = Screen.of(common)
+    runs = list({run.path.absolute(): run for run in (find_run(name, _root(common)) for name in names)}.values())
     for run in runs:  # all of them first, so that a bad name among several costs nothing
         run.check_removable()
-    if common.dry_run or not (yes or _agreed(runs)):
-        screen.note(f"kept {', '.join(str(run.path) for run in runs)}")
-        return 0
-    left = {str(run.path): [str(path) for path in run.remove()] for run in runs}
+    agreed = not common.dry_run and (yes or _agreed(runs))
+    left = {str(run.path): [str(path) for path in run.remove()] for run in runs} if agreed else {}
     if screen.json:
         screen.document({"schema": 1, "command": "runs rm", "removed": list(left), "left": left})
         return 0
     for path, kept in left.items():
         screen.print(f"removed {path}" + (f"; not ours, kept: {', '.join(kept)}" if kept else ""))
+    if not agreed:
+        screen.note(f"kept {', '.join(str(run.path) for run in runs)}")
     return 0
 
 

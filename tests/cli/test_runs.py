@@ -173,10 +173,10 @@ def test_rm_asks_first_and_needs_somebody_to_ask(cli: Cli, core: Core, monkeypat
     assert "give --yes" in cli("runs", "rm", "a").err
     monkeypatch.setattr("sys.stdin", Typed("n\n"))
     assert cli("runs", "rm", "a").code == 0
-    assert cli("runs", "rm", "a", "--yes", "--dry-run").code == 0
+    assert cli("runs", "rm", "a", "--yes", "--dry-run", "--json").json["removed"] == []
     assert Path("runs/a/bridge.safetensors").exists()
     monkeypatch.setattr("sys.stdin", Typed("y\n"))
-    assert "removed runs/a" in cli("runs", "rm", "a").out
+    assert cli("runs", "rm", "a", "runs/a").out == "removed runs/a\n"
     assert not Path("runs/a").exists()
     assert Path("runs/b/bridge.safetensors").exists()
 
