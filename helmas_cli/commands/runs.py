@@ -164,7 +164,9 @@ def _agreed(runs: Sequence[Run]) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("nobody to ask", where="runs rm", fix="give --yes")
     said = ", ".join(f"{run.path} ({(run.manifest or {}).get('status')})" for run in runs)
-    return typer.confirm(f"Delete {printable(said)}?", err=True)
+    sys.stderr.write(f"Delete {printable(said)}? [y/N] ")  # typer's own question leaves a blank on stdout
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def find_run(name: str, root: Path) -> Run:
