@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.helmas import HelmasBridge
-from helmas_core.config import BridgeSection, Section, validate
+from helmas_core.config import BridgeSection, Section, TrainConfig, validate
 from helmas_core.errors import ConfigError, did_you_mean
-from helmas_core.models.adapter import StudentLora
+from helmas_core.models.adapter import StudentCopy, StudentLora
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.pair import Pair, check_rope_base
 
@@ -26,9 +26,30 @@ def method_options(section: BridgeSection) -> Section:
     return validate(method(section.method).Options, section.options, where="bridge")
 
 
+def method_mode(section: BridgeSection) -> str:
+    """How the student takes it: as asked, or the method's own way."""
+    modes = method(section.method).modes
+    if section.mode is not None and section.mode not in modes:
+        what = f'{section.method} cannot "{section.mode}"'
+        raise ConfigError(what, where="bridge.mode", fix=f'set it to "{modes[0]}", or leave it out')
+    return section.mode or modes[0]
+
+
+def check_method(section: BridgeSection, train: TrainConfig) -> None:
+    """ConfigError for an unknown method, and for an option, a mode or a loss that it lacks."""
+    method_options(section)
+    method_mode(section)
+    able = method(section.method).losses
+    for stage in train.stages:
+        if wrong := sorted(stage.losses.keys() - able):
+            what = f"{section.method} cannot learn from {wrong[0]}"
+            fix = f"use {', '.join(sorted(able))}, as the profile {section.method} does"
+            raise ConfigError(what, where=f"train.stages, {stage.name}", fix=fix)
+
+
 def make_bridge(section: BridgeSection, teacher: Geometry, student: Geometry) -> Bridge:
     """An untrained bridge for two shapes, without models."""
-    return method(section.method)(teacher, student, section.mode, method_options(section))
+    return method(section.method)(teacher, student, method_mode(section), method_options(section))
 
 
 def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:
@@ -36,6 +57,8 @@ def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:
     options = method_options(section)
     check_rope_base(pair, getattr(options, "teacher_rope_base", None), getattr(options, "student_rope_base", None))
     bridge = make_bridge(section, pair.teacher.geometry, pair.student.geometry).attach(pair)
-    if section.student_lora is not None:
-        bridge.student_lora = StudentLora(pair.student.model, section.student_lora)
+    if section.lora_rank is not None:
+        bridge.student_lora = StudentLora(pair.student.model, section.lora_rank)
+    elif section.student == "full":
+        bridge.student_copy = StudentCopy(pair.student.model).to(pair.device)
     return bridge

@@ -35,7 +35,8 @@ class Arms:
         self, pair: Pair, bridge: Bridge | None, max_new_tokens: int, states: tuple[States, States] | None = None
     ) -> None:
         self.pair, self.bridge, self.max_new_tokens = pair, bridge, max_new_tokens
-        plain = States(pair.teacher, pair.pad), States(pair.student, pair.pad)
+        hidden = () if bridge is None else bridge.hidden
+        plain = States(pair.teacher, pair.pad, hidden=hidden), States(pair.student, pair.pad)
         self.teacher_states, self.student_states = states or plain
         self.reuses = states is not None
         self.ends = endings(pair.tokenizer)
@@ -71,7 +72,7 @@ class Arms:
         state = self.teacher_states.read(sources)
         own = self.student_states.read([e.source for e in examples]) if self.bridge.mode == "fuse" else None
         cache = self.bridge(state, own)
-        with self.bridge.adapted():
+        with self.bridge.adapted(state):
             return self._inject(cache, examples)
 
     def _foreign(self, batch: Batch) -> list[Ids]:
