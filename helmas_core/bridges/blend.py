@@ -25,6 +25,11 @@ def nearest_layers(teacher_layers: int, student_layers: int, count: int) -> Tens
     return start.long()[:, None] + torch.arange(count)
 
 
+def from_the_top(teacher_layers: int, student_layers: int) -> list[int]:
+    """For each student layer the teacher layer as far from the last as it is; the first where there are too few."""
+    return [max(0, teacher_layers - student_layers + layer) for layer in range(student_layers)]
+
+
 class SkipBlend(nn.Module):
     """Uniform stride: one teacher layer for each student layer, no parameters."""
 

@@ -7,7 +7,6 @@ and a closed-form start. Shapes: B batch, L layers, H KV heads, T tokens, D head
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,14 +15,13 @@ from torch import Tensor, nn
 
 from helmas_core.bridges.base import KeysValues
 from helmas_core.bridges.blend import build_blend, nearest_layers
-from helmas_core.bridges.fit import Ridge
+from helmas_core.bridges.fit import AUTO_STRENGTHS, Ridge, held_out
 from helmas_core.bridges.project import DeepProjector, HeadMap, WideProjector
-from helmas_core.bridges.standard import Translator, fuse_gate, token_rows
+from helmas_core.bridges.standard import Translator, fuse_gate, layer_shares, token_rows
 from helmas_core.config import Section
 from helmas_core.models.cache import KVCache
 from helmas_core.models.geometry import Geometry
 
-AUTO_RIDGE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 Strength = Annotated[float, Field(gt=0)]
 
 
@@ -51,7 +49,7 @@ class HelmasOptions(Section):
     def strengths(self) -> tuple[float, ...]:
         """The ridge strengths to choose from."""
         if self.ridge == "auto":
-            return AUTO_RIDGE
+            return AUTO_STRENGTHS
         return self.ridge if isinstance(self.ridge, tuple) else (self.ridge,)
 
     @model_validator(mode="after")
@@ -127,12 +125,12 @@ class HelmasBridge(Translator):
         return {**figures, "unexplained": [round(s.unexplained(), 4) for s in solvers]}
 
     def _regress(self, batches: Sequence[tuple[KVCache, KVCache]]) -> list[Ridge]:
-        """A solver per projector that has seen all rows; the first of every ten items is there to choose λ by."""
+        """A solver per projector that has seen all rows."""
         solvers = [Ridge(self.options.strengths(), self.options.rank) for _ in self.projectors]
-        device, items = self.source.mean.device, count()
-        for state, own in ((s.to(device), o.to(device)) for s, o in batches):
+        device = self.source.mean.device
+        for (state, own), chosen in held_out(batches):
+            state, own, held = state.to(device), own.to(device), chosen.to(device)[:, None]
             inputs = self._inputs(self.teacher_form(state))
-            held = torch.tensor([next(items) % 10 == 0 for _ in range(state.batch)], device=device)[:, None]
             for solver, x, y in zip(solvers, inputs, self._targets(own), strict=True):
                 solver.add(x, y, _rows_of(state.mask, x), _rows_of(held.expand_as(state.mask), x))
         return solvers
@@ -164,12 +162,7 @@ class HelmasBridge(Translator):
         """[2, Ls, Lt]: the share of squared projector weight that each teacher layer holds, for K and V."""
         projector = self.projectors[0]
         assert isinstance(projector, WideProjector)
-        student, layers = self.student_geometry, self.teacher_geometry.layers
-        weight = projector.matrix().detach().float().square()
-        parts = weight.reshape(student.layers, self.window.shape[1], -1, 2, student.kv_heads * student.head_dim)
-        share = parts.sum((2, 4)).permute(2, 0, 1)
-        spread = share.new_zeros(2, student.layers, layers).scatter(2, self.window.expand(2, -1, -1), share)
-        return spread / spread.sum(2, keepdim=True).clamp(min=1e-12)
+        return layer_shares(projector.matrix(), self.window, self.teacher_geometry, self.student_geometry)
 
 
 def _rows_of(tokens: Tensor, x: Tensor) -> Tensor:

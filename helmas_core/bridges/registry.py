@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.c2c import C2CBridge
+from helmas_core.bridges.h2c import H2CBridge
 from helmas_core.bridges.helmas import HelmasBridge
+from helmas_core.bridges.kava import KavaBridge
+from helmas_core.bridges.modules import ModulesBridge
+from helmas_core.bridges.ridge import RidgeBridge
 from helmas_core.config import BridgeSection, Section, TrainConfig, validate
 from helmas_core.errors import ConfigError, did_you_mean
 from helmas_core.models.adapter import StudentCopy, StudentLora
@@ -12,6 +17,11 @@ from helmas_core.models.pair import Pair, check_rope_base
 
 METHODS: dict[str, type[Bridge]] = {
     "helmas": HelmasBridge,
+    "ridge": RidgeBridge,
+    "kava": KavaBridge,
+    "c2c": C2CBridge,
+    "h2c": H2CBridge,
+    "modules": ModulesBridge,
 }
 
 

@@ -130,3 +130,12 @@ def states_of(rows: Tensor, heads: int) -> KeysValues:
     """The inverse of `token_rows`."""
     keys, values = rows.unflatten(3, (2, heads, -1)).permute(3, 1, 0, 4, 2, 5)
     return keys, values
+
+
+def layer_shares(weight: Tensor, window: Tensor, teacher: Geometry, student: Geometry) -> Tensor:
+    """[2, Ls, Lt]: the share of squared weight [Ls, I, O] that each teacher layer holds, for K and V."""
+    parts = weight.detach().float().square()
+    parts = parts.reshape(student.layers, window.shape[1], -1, 2, student.kv_heads * student.head_dim)
+    share = parts.sum((2, 4)).permute(2, 0, 1)
+    spread = share.new_zeros(2, student.layers, teacher.layers).scatter(2, window.expand(2, -1, -1), share)
+    return spread / spread.sum(2, keepdim=True).clamp(min=1e-12)

@@ -6,6 +6,7 @@ Shapes: B batch, L layers, H KV heads, T tokens, D head dim, E hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from helmas_core.errors import CacheError
+from helmas_core.models.layers import layer_states
 
 TransformersCache = DynamicCache
 
@@ -157,13 +159,14 @@ def read(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int
     """
     mask = mask.bool()
     positions, filled = positions_of(mask), empty_cache()
-    out = model.base_model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=positions,
-        past_key_values=filled,
-        use_cache=True,
-        output_hidden_states=bool(hidden),
-    )
+    with layer_states(model, hidden) if hidden else nullcontext({}) as seen:
+        out = model.base_model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=filled,
+            use_cache=True,
+        )
     keys, values = read_layers(filled)
-    return KVCache(keys, values, mask, positions, True, ids, tuple(out.hidden_states[i][:, None] for i in hidden))
+    seen[len(keys)] = out.last_hidden_state
+    return KVCache(keys, values, mask, positions, True, ids, tuple(seen[i][:, None] for i in hidden))

@@ -132,7 +132,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
         torch.manual_seed(noise_seed(config.seed, step.overall))
-        self.objective.bridge.anneal(step.overall / len(plan(config.schedule())))
+        self.objective.bridge.anneal(step.overall / config.total_steps())
         terms, tokens = self._backward(step)
         self.accelerator.clip_grad_norm_(self.bridge.parameters(), config.clip)
         self.optimiser.step()
