@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helmas_core.config import Config, PairConfig, load_config, profile_names
+from helmas_core.config import Config, PairConfig, find_profile, load_config, profile_names, read_toml
 from helmas_core.errors import ConfigError, HelmasError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -51,9 +51,9 @@ def missing(config: Config) -> str | None:
 
 
 def runnable_profiles() -> list[str]:
-    """Shipped profiles that this machine can run."""
+    """Shipped profiles of a pair that this machine can run."""
     found = []
-    for name in profile_names():
+    for name in (name for name in profile_names() if "pair" in read_toml(find_profile(name))):
         try:
             if missing(load_config([name])) is None:
                 found.append(name)

@@ -78,9 +78,9 @@ def test_mercators_worked_values() -> None:
     assert losses.mercator((east, north), (north, east), mask).item() == pytest.approx(1)
     assert losses.mercator((east, -north), (-east, north), mask).item() == pytest.approx(2)
     hundredfold = torch.tensor(100.0).log().item() ** 2
-    assert losses.log_norm((100 * east,) * 2, (east,) * 2, mask).item() == pytest.approx(hundredfold)
-    both = losses.mercator((100 * east,) * 2, (east,) * 2, mask, beta=0.01)
-    assert both.item() == pytest.approx(0.01 * hundredfold)
+    far, near = (100 * east, 100 * east), (east, east)
+    assert losses.log_norm(far, near, mask).item() == pytest.approx(hundredfold)
+    assert losses.mercator(far, near, mask, beta=0.01).item() == pytest.approx(0.01 * hundredfold)
 
 
 def test_padding_does_not_count_in_a_comparison() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from helmas_core.models.inject import forward
 from helmas_core.models.pair import Pair, fingerprint
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
+from helmas_core.training.following import choose
 from helmas_core.training.objective import Objective
 from tests.tiny import tiny_model, tiny_pair, unequal_pair
 
@@ -157,6 +159,19 @@ def test_every_parameter_gets_a_finite_gradient(pair: Pair, bridge: Bridge, hand
     for name, parameter in bridge.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.any(), name
+
+
+def test_a_continuation_is_learnt_from_what_came_before_it(pair: Pair, bridge: Bridge) -> None:
+    train = validate(TrainConfig, {"continuation": 1.0, "continuation_tokens": 4})
+    [example] = _examples(pair, "prompt")[:1]
+    source, seed = tuple(range(5, 65)), 1
+    cut = int(choose([replace(example, source=source)], train, random.Random(seed), 0, pair.device).visible)
+    assert cut + 4 < 50
+    terms = []
+    for later in (source[50:], tuple(token + 300 for token in source[50:])):
+        told = replace(example, source=source[:50] + later)
+        terms.append(Objective(pair, bridge, train)([told], {"ce": 1.0}, random.Random(seed))[1]["ce"])
+    assert terms[0] == pytest.approx(terms[1], abs=1e-5)
 
 
 def _name(bridge: Bridge) -> str:
