@@ -55,6 +55,7 @@ class PairConfig(Section):
     student: str = "Qwen/Qwen3-1.7B"
     teacher_revision: str | None = None
     student_revision: str | None = None
+    teacher_bits: Literal[4] | None = Field(default=None, description="load the teacher's weights in so many bits")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     geometry: PairGeometry | None = None

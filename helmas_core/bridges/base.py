@@ -40,6 +40,7 @@ class Bridge(nn.Module, ABC):
     modes: ClassVar[tuple[str, ...]] = ("replace", "fuse")
     losses: ClassVar[frozenset[str]] = FUNCTIONAL
     hidden: tuple[int, ...] = ()
+    method: str = ""  # its name in the registry, which gives it
 
     def __init__(self, teacher: Geometry, student: Geometry, mode: str, options: Section) -> None:
         super().__init__()

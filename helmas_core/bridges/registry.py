@@ -59,7 +59,9 @@ def check_method(section: BridgeSection, train: TrainConfig) -> None:
 
 def make_bridge(section: BridgeSection, teacher: Geometry, student: Geometry) -> Bridge:
     """An untrained bridge for two shapes, without models."""
-    return method(section.method)(teacher, student, method_mode(section), method_options(section))
+    bridge = method(section.method)(teacher, student, method_mode(section), method_options(section))
+    bridge.method = section.method
+    return bridge
 
 
 def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:

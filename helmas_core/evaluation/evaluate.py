@@ -226,7 +226,7 @@ def _document(
         "split": split,
         "n": len(examples),
         "pair": pair.describe(),
-        "bridge": None if bridge is None else _bridge(config, bridge),
+        "bridge": None if bridge is None else _bridge(bridge),
         "arms": {name: tally.summary(timed=not config.eval.reuse) for name, tally in tallies.items()},
         "contrasts": contrasts(tallies, config.train.seed),
         "agreement": agreement(tallies),
@@ -244,9 +244,9 @@ def _document(
     }
 
 
-def _bridge(config: Config, bridge: Bridge) -> dict[str, Any]:
+def _bridge(bridge: Bridge) -> dict[str, Any]:
     return {
-        "method": config.bridge.method,
+        "method": bridge.method,
         "mode": bridge.mode,
         "options": bridge.options.model_dump(mode="json"),
         **bridge.parameter_counts(),

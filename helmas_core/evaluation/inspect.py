@@ -44,7 +44,7 @@ def inspect_cache(config: Config, pair: Pair, bridge: Bridge | None, text: str |
         "pair": pair.describe(),
         "bridge": None
         if bridge is None
-        else {"method": config.bridge.method, "mode": bridge.mode, **bridge.parameter_counts()},
+        else {"method": bridge.method, "mode": bridge.mode, **bridge.parameter_counts()},
         "cache": "teacher" if bridge is None else "bridged",
         "text": pair.tokenizer.decode(source),
         "tokens": len(source),

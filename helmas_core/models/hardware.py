@@ -76,7 +76,20 @@ def resolve_hardware(config: Config) -> Hardware:
     device = torch.device("cuda" if gpu else "cpu")
     dtype, why_dtype = _dtype(config.pair, gpu)
     attention, why_attention = _attention(config.pair, gpu, dtype)
+    check_bits(config.pair, gpu)
     return Hardware(device, dtype, attention, (f"device {device.type}", why_dtype, why_attention))
+
+
+def check_bits(pair: PairConfig, gpu: bool) -> None:
+    """ConfigError for a quantised teacher where bitsandbytes cannot run it."""
+    if pair.teacher_bits is None:
+        return
+    if not gpu:
+        fix = "leave the key out, or use a machine with one"
+        raise ConfigError("a 4-bit teacher needs a CUDA GPU", where="pair.teacher_bits", fix=fix)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        fix = 'install the extra: pip install "helmas[quantised]"'
+        raise ConfigError("a 4-bit teacher needs bitsandbytes", where="pair.teacher_bits", fix=fix)
 
 
 def _dtype(pair: PairConfig, gpu: bool) -> tuple[torch.dtype, str]:

@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -155,17 +156,20 @@ def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] 
         listed = "; ".join(f"{p.where} {p.what} ({p.fix})" for p in errors)
         raise PairError(f"this pair cannot be bridged: {listed}", fix="see `helmas doctor`")
     pair = config.pair
-    teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify)
-    same = (pair.teacher, pair.teacher_revision) == (pair.student, pair.student_revision)
+    teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify, pair.teacher_bits)
+    same = (pair.teacher, pair.teacher_revision, pair.teacher_bits) == (pair.student, pair.student_revision, None)
     student = teacher if same else _load(pair.student, pair.student_revision, hardware, notify)
     tokenizer = read_tokenizer(pair.student, pair.student_revision)
     template = chat_template(tokenizer, config.data.chat_template)
     return Pair(teacher, student, tokenizer, template, content_hash(tokenizer), hardware)
 
 
-def _load(source: str, revision: str | None, hardware: Hardware, notify: Callable[[str], None]) -> Member:
-    notify(f"loading {source}")
+def _load(
+    source: str, revision: str | None, hardware: Hardware, notify: Callable[[str], None], bits: int | None = None
+) -> Member:
+    notify(f"loading {source}" + (f" in {bits} bits" if bits else ""))
     where, extra = locate(source)
+    extra = {**extra, **(_quantised(hardware) if bits else {})}
     load = AutoModelForCausalLM.from_pretrained
     model: PreTrainedModel = _guarded(
         lambda: load(
@@ -178,8 +182,15 @@ def _load(source: str, revision: str | None, hardware: Hardware, notify: Callabl
         ),
         source,
     )
-    model.to(hardware.device)  # type: ignore[arg-type]
+    if not bits:  # quantised weights were put in their place while they were loaded
+        model.to(hardware.device)  # type: ignore[arg-type]
     return freeze(source, model)
+
+
+def _quantised(hardware: Hardware) -> dict[str, Any]:
+    """What makes transformers load weights in 4 bits, with products in the pair's dtype."""
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=hardware.dtype)
+    return {"quantization_config": settings, "device_map": {"": hardware.device}}
 
 
 def freeze(source: str, model: PreTrainedModel) -> Member:
