@@ -164,7 +164,8 @@ class DataConfig(Section):
     split: str = "train"
     limit: Positive | None = None
     data_dir: Path | None = None
-    handoff: Literal["prompt", "reasoning"] = "reasoning"
+    handoff: Literal["prompt", "reasoning", "latent"] = "reasoning"
+    latent_steps: Positive = Field(default=8, description="thoughts without words that a latent hand-off adds")
     reasoning: Literal["gold", "generate"] = "gold"
     reasoning_tokens: Positive = 320
     cut_last_step: bool = Field(default=False, description="take the step that states the result off the reasoning")

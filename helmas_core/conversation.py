@@ -106,7 +106,7 @@ class Conversation:
         """What the teacher keeps after reading, and what the bridge makes of it."""
         assert self.bridge is not None
         inputs, begin = pad_left([source], self.pair.pad, self.pair.device), clock(self.pair.device)
-        state = capture(self.pair.teacher.model, *inputs, self.bridge.hidden)
+        state = self.pair.teacher.read(*inputs, self.bridge.hidden)
         turn.seconds["teacher reads"] = clock(self.pair.device) - begin
         own = capture(self.pair.student.model, *inputs) if self.bridge.mode == "fuse" else None
         begin = clock(self.pair.device)

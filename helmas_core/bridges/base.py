@@ -39,6 +39,7 @@ class Bridge(nn.Module, ABC):
     Options: ClassVar[type[Section]]
     modes: ClassVar[tuple[str, ...]] = ("replace", "fuse")
     losses: ClassVar[frozenset[str]] = FUNCTIONAL
+    aligned: ClassVar[bool] = True  # whether "fuse" goes token by token, so that both caches must be of one length
     hidden: tuple[int, ...] = ()
     method: str = ""  # its name in the registry, which gives it
 

@@ -34,6 +34,7 @@ class H2CBridge(StandardBridge):
     options: H2COptions
     modes = ("fuse",)
     losses = frozenset({"ce", "kl"})
+    aligned = False
 
     def __init__(self, teacher: Geometry, student: Geometry, mode: str, options: H2COptions) -> None:
         super().__init__(teacher, student, mode, options)
@@ -42,7 +43,7 @@ class H2CBridge(StandardBridge):
         self.hidden = tuple(sorted(set(outputs)))
         self.places = [self.hidden.index(output) for output in outputs]
         width = student.kv_heads * student.head_dim
-        sides = ([Asking(width, teacher.hidden_size, options) for _ in outputs] for _ in range(2))
+        sides = ([CrossAttention(width, teacher.hidden_size, options) for _ in outputs] for _ in range(2))
         self.keys, self.values = (nn.ModuleList(side) for side in sides)
 
     def forward(self, state: KVCache, own: KVCache | None = None) -> KVCache:
@@ -55,14 +56,14 @@ class H2CBridge(StandardBridge):
         """The student's keys or values, [B, Ls, Hs, T, Ds], each layer after it has asked its match."""
         told = [state.hidden[place][:, 0].float() for place in self.places]
         layers = zip(side, kept.unbind(1), told, strict=True)
-        return torch.stack([asking(own, heard, state.mask) for asking, own, heard in layers], 1)
+        return torch.stack([layer(own, heard, state.mask) for layer, own, heard in layers], 1)
 
     def diagnostics(self) -> dict[str, Any]:
         logits: list[Tensor] = [parameter for name, parameter in self.named_parameters() if name.endswith(".gate")]
         return {"gate": torch.stack(logits).detach().sigmoid().unflatten(0, (2, -1))[:, :, None]}
 
 
-class Asking(nn.Module):
+class CrossAttention(nn.Module):
     """One student layer's keys, or its values, with queries of their own and keys and values from the teacher."""
 
     def __init__(self, width: int, teacher_width: int, options: H2COptions) -> None:

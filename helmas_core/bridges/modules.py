@@ -57,7 +57,7 @@ class ModulesBridge(Bridge):
         narrow, wide = nn.Linear(width, options.bottleneck), nn.Linear(options.bottleneck, width)
         self.adapter = nn.Sequential(narrow, nn.GELU(), wide)
         self.places = places(student.layers, options.layers)
-        self.asking = nn.ModuleList(Asking(width, options) for _ in self.places)
+        self.attentions = nn.ModuleList(CrossAttention(width, options) for _ in self.places)
         self.head = nn.Linear(width, teacher.vocab_size, bias=False) if options.output_head else None
 
     def forward(self, state: KVCache, own: KVCache | None = None) -> KVCache:
@@ -82,8 +82,8 @@ class ModulesBridge(Bridge):
         told = self.project(state.hidden[0][:, 0].float())
         told = told + self.adapter(told)
         seen = state if self.mode == "fuse" else replace(state, positions=torch.zeros_like(state.positions))
-        asking = zip(self.places, self.asking, strict=True)
-        changes = {place: partial(ask, told=told, mask=seen.mask, at=seen.positions) for place, ask in asking}
+        placed = zip(self.places, self.attentions, strict=True)
+        changes = {place: partial(ask, told=told, mask=seen.mask, at=seen.positions) for place, ask in placed}
         with ExitStack() as stack:
             stack.enter_context(super().adapted(state))
             stack.enter_context(after_layers(self.student, changes))
@@ -109,7 +109,7 @@ def places(layers: int, count: int) -> list[int]:
     return [(index + 1) * layers // count - 1 for index in range(count)]
 
 
-class Asking(nn.Module):
+class CrossAttention(nn.Module):
     """One cross-attention layer with its gate, which is nearly shut at the start where it is learned."""
 
     def __init__(self, width: int, options: ModulesOptions) -> None:

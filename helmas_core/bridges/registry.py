@@ -45,10 +45,13 @@ def method_mode(section: BridgeSection) -> str:
     return section.mode or modes[0]
 
 
-def check_method(section: BridgeSection, train: TrainConfig) -> None:
-    """ConfigError for an unknown method, and for an option, a mode or a loss that it lacks."""
+def check_method(section: BridgeSection, train: TrainConfig, handoff: str = "prompt") -> None:
+    """ConfigError for an unknown method, and for an option, a mode, a loss or a hand-off that it lacks."""
     method_options(section)
-    method_mode(section)
+    fusing = method_mode(section) == "fuse"
+    if handoff == "latent" and fusing and method(section.method).aligned:
+        what = f"{section.method} fuses token by token, and the student has no tokens where the teacher thinks"
+        raise ConfigError(what, where="data.handoff", fix='use bridge.mode = "replace", or the method h2c')
     able = method(section.method).losses
     for stage in train.stages:
         if wrong := sorted(stage.losses.keys() - able):

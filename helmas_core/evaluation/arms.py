@@ -59,8 +59,8 @@ class Arms:
         return self._generate(self.pair.student, cache, [e.query for e in examples], examples)
 
     def _teach(self, examples: Sequence[Example]) -> Generation:
-        """The teacher's own answer; where its states are kept it goes on from them."""
-        if not self.reuses:
+        """The teacher's own answer; where its states are kept it goes on from them, unless they hold latent steps."""
+        if not self.reuses or self.pair.teacher.latent_steps:
             return self._read(self.pair.teacher, _texts(examples), examples)
         state = self.teacher_states.read([e.source for e in examples])
         return self._generate(self.pair.teacher, state, [e.query for e in examples], examples)

@@ -16,7 +16,7 @@ from helmas_core.bridges.base import Bridge
 from helmas_core.config import Config
 from helmas_core.errors import DataError
 from helmas_core.handoff.prepare import prepare
-from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import forward
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.record import record_queries
@@ -31,10 +31,11 @@ def inspect_cache(config: Config, pair: Pair, bridge: Bridge | None, text: str |
     without a bridge."""
     source, query = _tokens(config, pair, text)
     read, hidden = pad_left([source], pair.pad, pair.device), () if bridge is None else bridge.hidden
-    state, own = capture(pair.teacher.model, *read, hidden), capture(pair.student.model, *read)
+    state, own = pair.teacher.read(*read, hidden), pair.student.read(*read)
     bridged = None if bridge is None else bridge(state, own)
     layers = _norms(state if bridged is None else bridged, own if bridged is not None else None)
     if bridge is not None and bridged is not None:
+        state = state.first(own.length)  # latent steps have no counterpart
         _compare(layers, bridge, state, own)
         _attend(layers, pair.student, bridged, own, query)
     found = {} if bridge is None else bridge.diagnostics()

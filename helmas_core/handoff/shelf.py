@@ -29,12 +29,13 @@ class Shelf:
     def __init__(self, store: Store, pair: Pair, member: Member, form: Form, hidden: Sequence[int] = ()) -> None:
         self.store, self.member, self.hidden = store, member, tuple(hidden)
         self.form: Form = form
-        self.name = digest(FORMAT, producer(pair, member), form, *([self.hidden] if hidden else []))
+        self.name = digest(FORMAT, producer(pair, member), form, *([self.hidden] if hidden else []), *self._thought())
 
     def __contains__(self, ids: Ids) -> bool:
         geometry = self.member.geometry
-        shape = (geometry.layers, geometry.kv_heads, len(ids), geometry.head_dim)
-        hidden = (len(self.hidden), 1, len(ids), geometry.hidden_size) if self.hidden else ()
+        places = len(ids) + self.member.latent_steps
+        shape = (geometry.layers, geometry.kv_heads, places, geometry.head_dim)
+        hidden = (len(self.hidden), 1, places, geometry.hidden_size) if self.hidden else ()
         return self.store.layout(self._key(ids)) == packing.layout(shape, self.member.model.dtype, self.form, hidden)
 
     def read(self, ids: Ids) -> KVCache | None:
@@ -48,7 +49,12 @@ class Shelf:
         return [self._unpack(ids, entry) for ids, entry in zip(sources, packed, strict=True)]
 
     def _unpack(self, ids: Ids, entry: Mapping[str, Tensor]) -> KVCache:
-        return replace(packing.unpack(entry, self.member.model.dtype), ids=torch.tensor([ids]))
+        row = packing.unpack(entry, self.member.model.dtype)
+        return row if self.member.latent_steps else replace(row, ids=torch.tensor([ids]))
+
+    def _thought(self) -> list[str]:
+        """What tells states with latent steps from those without."""
+        return [f"latent {self.member.latent_steps}"] if self.member.latent_steps else []
 
     def _key(self, ids: Ids) -> str:
         return digest(self.name, ids)

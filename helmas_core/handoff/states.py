@@ -9,7 +9,7 @@ import torch
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.shelf import Ids, Shelf
 from helmas_core.handoff.store import GIB, Store
-from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import pad_left
 
@@ -67,7 +67,7 @@ class States:
     def _run(self, sources: Sequence[Ids]) -> KVCache:
         model = self.member.model
         with torch.autocast(model.device.type, enabled=False):  # the same numbers inside training as outside
-            return capture(model, *pad_left(sources, self.pad, model.device), self.hidden)
+            return self.member.read(*pad_left(sources, self.pad, model.device), self.hidden)
 
     def _keep(self, group: Sequence[Ids]) -> None:
         read = self._run(group)

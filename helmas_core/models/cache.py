@@ -86,6 +86,15 @@ class KVCache:
         """Hide all but the first `counts` [B] real tokens of each row; the length stays, for one shape per batch."""
         return replace(self, mask=self.mask & (self.mask.cumsum(1) <= counts[:, None]))
 
+    def first(self, length: int) -> KVCache:
+        """The first `length` places, padding included."""
+        if length == self.length:
+            return self
+        return self.map(lambda t: t[:, :, :length])._about(lambda t: t[:, :length])
+
+    def without_last_hidden(self) -> KVCache:
+        return replace(self, hidden=self.hidden[:-1])
+
     def stacked(self) -> tuple[Tensor, Tensor]:
         """Keys and values as [B, L, H, T, D]."""
         return torch.stack(self.keys, 1), torch.stack(self.values, 1)
@@ -159,14 +168,35 @@ def read(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int
     """
     mask = mask.bool()
     positions, filled = positions_of(mask), empty_cache()
+    states = _pass(model, filled, mask, positions, hidden, input_ids=ids)
+    return KVCache(*read_layers(filled), mask, positions, True, ids, states)
+
+
+def extend(model: PreTrainedModel, state: KVCache, inputs: Tensor, hidden: Sequence[int] = ()) -> KVCache:
+    """`state` and one more place for each row, at which `model` is given an embedding, [B, 1, E], and no token.
+
+    `hidden` are those that `state` has.
+    """
+    filled, added = state.to_transformers(), state.mask.new_ones(len(inputs), 1)
+    mask = torch.cat((state.mask, added), 1)
+    positions = torch.cat((state.positions, state.next_positions()[:, None]), 1)
+    states = _pass(model, filled, mask, positions[:, -1:], hidden, inputs_embeds=inputs)
+    joined = tuple(torch.cat(pair, 2) for pair in zip(state.hidden, states, strict=True))
+    return KVCache(*read_layers(filled), mask, positions, True, None, joined)
+
+
+def _pass(
+    model: PreTrainedModel,
+    filled: DynamicCache,
+    mask: Tensor,
+    positions: Tensor,
+    hidden: Sequence[int],
+    **given: Tensor,
+) -> tuple[Tensor, ...]:
+    """Let `model` read on into `filled`; its hidden states of `hidden`, [B, 1, T, E] each."""
     with layer_states(model, hidden) if hidden else nullcontext({}) as seen:
         out = model.base_model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            past_key_values=filled,
-            use_cache=True,
+            attention_mask=mask.long(), position_ids=positions, past_key_values=filled, use_cache=True, **given
         )
-    keys, values = read_layers(filled)
-    seen[len(keys)] = out.last_hidden_state
-    return KVCache(keys, values, mask, positions, True, ids, tuple(seen[i][:, None] for i in hidden))
+    seen[len(filled.layers)] = out.last_hidden_state
+    return tuple(seen[i][:, None] for i in hidden)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,8 +24,10 @@ from transformers.utils import logging as transformers_logging
 
 from helmas_core.config import Config
 from helmas_core.errors import ConfigError, PairError
+from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.geometry import Geometry, probe
 from helmas_core.models.hardware import Hardware
+from helmas_core.models.latent import Latent
 from helmas_core.models.preflight import Problem, model_problems, tokenizer_problems
 from helmas_core.models.rope import Rope, rope_residual
 from helmas_core.models.tokens import ChatTemplate, chat_template, content_hash
@@ -46,6 +49,17 @@ class Member:
     revision: str | None
     fingerprint: str
     rope_residual: float
+    latent: Latent | None = None  # steps that it thinks after what it reads
+
+    @property
+    def latent_steps(self) -> int:
+        return 0 if self.latent is None else self.latent.steps
+
+    def read(self, ids: Tensor, mask: Tensor, hidden: Sequence[int] = ()) -> KVCache:
+        """What it keeps of `ids` [B, T], T places or those of its latent steps more. No gradient."""
+        if self.latent is None:
+            return capture(self.model, ids, mask, hidden)
+        return self.latent.read(ids, mask, hidden)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -159,6 +173,8 @@ def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] 
     teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify, pair.teacher_bits)
     same = (pair.teacher, pair.teacher_revision, pair.teacher_bits) == (pair.student, pair.student_revision, None)
     student = teacher if same else _load(pair.student, pair.student_revision, hardware, notify)
+    if config.data.handoff == "latent":
+        teacher = replace(teacher, latent=Latent(teacher.model, config.data.latent_steps))
     tokenizer = read_tokenizer(pair.student, pair.student_revision)
     template = chat_template(tokenizer, config.data.chat_template)
     return Pair(teacher, student, tokenizer, template, content_hash(tokenizer), hardware)

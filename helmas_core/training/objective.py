@@ -45,9 +45,11 @@ class Objective:
         self.teacher_states, self.student_states = both_states(pair, config, store, bridge.hidden)
 
     def states(self, examples: Sequence[Example]) -> tuple[KVCache, KVCache]:
-        """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions."""
+        """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions. Latent
+        steps are left out, since the student has nothing to compare them with."""
         sources = [example.source for example in examples]
-        return self.teacher_states.read(sources), self.student_states.read(sources)
+        own = self.student_states.read(sources)
+        return self.teacher_states.read(sources).first(own.length), own
 
     def compares(self, weights: Mapping[Any, float]) -> bool:
         """Whether these losses need the student's own cache of the source."""
@@ -64,8 +66,9 @@ class Objective:
         if comparing := [name for name in weights if name in COMPARING]:
             assert own is not None and isinstance(self.bridge, Translator)
             translated, target = self.bridge.compared(state, own)
-            terms |= {name: losses.COMPARE[name](translated, target, state.mask) for name in comparing}
-            figures = losses.collapse(translated, target, state.mask) if "mercator" in comparing else {}
+            keys, values = (states[..., : own.length, :] for states in translated)  # without latent steps
+            terms |= {name: losses.COMPARE[name]((keys, values), target, own.mask) for name in comparing}
+            figures = losses.collapse((keys, values), target, own.mask) if "mercator" in comparing else {}
         if weights.keys() - COMPARING:
             following = choose(examples, self.config, rng, self.pair.pad, self.pair.device)
             terms |= self._functional(state, own, translated, following, weights)
@@ -82,7 +85,7 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Losses on what the student makes of a hand-off. A continuation sees only the source before it, and so does
         the bridge: one that looks at several tokens at once would tell of what is to be said."""
-        state = state.keep_first(following.visible)
+        state = state.keep_first(self._visible(state, following))
         own = None if own is None else own.keep_first(following.visible)
         handed = Handed(state, self._hand_over(state, own, translated), own)
         if "attention" in weights:  # a ratio of sums over the batch, which parts of it do not add up to
@@ -112,6 +115,11 @@ class Objective:
                 assert reference is not None
                 terms["kl"] = losses.kl_divergence(logits, reference, labels)
         return terms
+
+    def _visible(self, state: KVCache, following: Following) -> Tensor:
+        """[B]: what comes before a continuation, or all of a source with the latent steps after it."""
+        whole = state.mask.sum(1)
+        return torch.where(following.visible == whole - self.pair.teacher.latent_steps, whole, following.visible)
 
     def _hand_over(self, state: KVCache, own: KVCache | None, translated: KeysValues | None) -> KVCache:
         """The student's cache, made of what is translated already where something is."""

@@ -43,7 +43,7 @@ class Session:
 
     def go(self, resume: bool) -> dict[str, Any]:
         refuse_test_split(self.config)
-        check_method(self.config.bridge, self.config.train)
+        check_method(self.config.bridge, self.config.train, self.config.data.handoff)
         torch.manual_seed(self.config.train.seed)
         bridge = self._bridge(resume)
         examples = self._examples("train")

@@ -66,7 +66,7 @@ class Core:
             raise PairError("not found", where="pair.teacher", fix="check the name")
         return SimpleNamespace(describe=lambda: {"teacher": config.pair.teacher})
 
-    def check_method(self, section: BridgeSection, train: TrainConfig) -> None:
+    def check_method(self, section: BridgeSection, train: TrainConfig, handoff: str) -> None:
         if "layer_blnding" in section.options:
             raise ConfigError("unknown key", where="bridge.layer_blnding", fix='did you mean "layer_blending"?')
 
