@@ -73,7 +73,8 @@ Arms = Annotated[
 ]
 Split = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Split of the data set.")]
 Handoff = Annotated[
-    Literal["prompt", "reasoning"] | None, typer.Option("--handoff", help="What the teacher reads and hands over.")
+    Literal["prompt", "reasoning", "latent"] | None,
+    typer.Option("--handoff", help="What the teacher reads and hands over."),
 ]
 Batch = Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Items at once.")]
 

@@ -16,7 +16,7 @@ from helmas_core.data.parse import LETTERS
 from helmas_core.data.tasks import Task
 from helmas_core.errors import ConfigError, DataError
 
-Handoff = Literal["prompt", "reasoning"]
+Handoff = Literal["prompt", "reasoning", "latent"]  # a latent one reads what a prompt one does
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
 _CLOSES = re.compile(r"(\\\]|\$\$|\[/asy\]|\\end\{\w+\*?\})[.,\s\\\])$]*")

@@ -35,7 +35,8 @@ class Arms:
         self, pair: Pair, bridge: Bridge | None, max_new_tokens: int, states: tuple[States, States] | None = None
     ) -> None:
         self.pair, self.bridge, self.max_new_tokens = pair, bridge, max_new_tokens
-        plain = States(pair.teacher, pair.pad), States(pair.student, pair.pad)
+        hidden = () if bridge is None else bridge.hidden
+        plain = States(pair.teacher, pair.pad, hidden=hidden), States(pair.student, pair.pad)
         self.teacher_states, self.student_states = states or plain
         self.reuses = states is not None
         self.ends = endings(pair.tokenizer)
@@ -58,8 +59,8 @@ class Arms:
         return self._generate(self.pair.student, cache, [e.query for e in examples], examples)
 
     def _teach(self, examples: Sequence[Example]) -> Generation:
-        """The teacher's own answer; where its states are kept it goes on from them."""
-        if not self.reuses:
+        """The teacher's own answer; where its states are kept it goes on from them, unless they hold latent steps."""
+        if not self.reuses or self.pair.teacher.latent_steps:
             return self._read(self.pair.teacher, _texts(examples), examples)
         state = self.teacher_states.read([e.source for e in examples])
         return self._generate(self.pair.teacher, state, [e.query for e in examples], examples)
@@ -71,7 +72,7 @@ class Arms:
         state = self.teacher_states.read(sources)
         own = self.student_states.read([e.source for e in examples]) if self.bridge.mode == "fuse" else None
         cache = self.bridge(state, own)
-        with self.bridge.adapted():
+        with self.bridge.adapted(state):
             return self._inject(cache, examples)
 
     def _foreign(self, batch: Batch) -> list[Ids]:

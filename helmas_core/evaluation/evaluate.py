@@ -108,7 +108,7 @@ def evaluate_examples(
         fix = "raise --limit, or leave the arm out with --arms"
         raise ConfigError("the deranged arm needs items with different sources", where="eval.arms", fix=fix)
     tallies = {arm: Tally() for arm in arms}
-    states = read_once(config, pair, examples, arms, progress) if config.eval.reuse else None
+    states = read_once(config, pair, bridge, examples, arms, progress) if config.eval.reuse else None
     runner = Arms(pair, bridge, config.eval.max_new_tokens, states)
     warm_up(pair, bridge, arms, groups[0])
     progress.start("evaluate", len(groups) * len(arms))
@@ -127,11 +127,17 @@ def evaluate_examples(
 
 
 def read_once(
-    config: Config, pair: Pair, examples: Sequence[Example], arms: Sequence[str], progress: Progress
+    config: Config,
+    pair: Pair,
+    bridge: Bridge | None,
+    examples: Sequence[Example],
+    arms: Sequence[str],
+    progress: Progress,
 ) -> tuple[States, States]:
     """Both models' states, with all in them that the arms will ask for, as far as memory and store go."""
-    states = both_states(pair, config.train, open_store(config.train, progress))
-    translating, fusing = {"bridge", "deranged"} & set(arms), config.bridge.mode == "fuse"
+    hidden, fusing = ((), False) if bridge is None else (bridge.hidden, bridge.mode == "fuse")
+    states = both_states(pair, config.train, open_store(config.train, progress), hidden)
+    translating = {"bridge", "deranged"} & set(arms)
     needed = (translating or "teacher" in arms, "own" in arms or (translating and fusing))
     for model, wanted, name in zip(states, needed, ("teacher", "student"), strict=True):
         if wanted:
@@ -220,7 +226,7 @@ def _document(
         "split": split,
         "n": len(examples),
         "pair": pair.describe(),
-        "bridge": None if bridge is None else _bridge(config, bridge),
+        "bridge": None if bridge is None else _bridge(bridge),
         "arms": {name: tally.summary(timed=not config.eval.reuse) for name, tally in tallies.items()},
         "contrasts": contrasts(tallies, config.train.seed),
         "agreement": agreement(tallies),
@@ -238,9 +244,9 @@ def _document(
     }
 
 
-def _bridge(config: Config, bridge: Bridge) -> dict[str, Any]:
+def _bridge(bridge: Bridge) -> dict[str, Any]:
     return {
-        "method": config.bridge.method,
+        "method": bridge.method,
         "mode": bridge.mode,
         "options": bridge.options.model_dump(mode="json"),
         **bridge.parameter_counts(),

@@ -16,13 +16,13 @@ from helmas_core.bridges.base import Bridge
 from helmas_core.config import Config
 from helmas_core.errors import DataError
 from helmas_core.handoff.prepare import prepare
-from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import forward
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.record import record_queries
 from helmas_core.models.tokens import encode, pad_left
 from helmas_core.progress import Silent
-from helmas_core.training.losses import attention_output
+from helmas_core.training.losses import attention_output, effective_rank
 
 
 @torch.no_grad()
@@ -30,10 +30,12 @@ def inspect_cache(config: Config, pair: Pair, bridge: Bridge | None, text: str |
     """The `inspect-cache --json` document for `text`, or for the first test item; of the teacher's cache alone
     without a bridge."""
     source, query = _tokens(config, pair, text)
-    state, own = (capture(m.model, *pad_left([source], pair.pad, pair.device)) for m in (pair.teacher, pair.student))
+    read, hidden = pad_left([source], pair.pad, pair.device), () if bridge is None else bridge.hidden
+    state, own = pair.teacher.read(*read, hidden), pair.student.read(*read)
     bridged = None if bridge is None else bridge(state, own)
     layers = _norms(state if bridged is None else bridged, own if bridged is not None else None)
     if bridge is not None and bridged is not None:
+        state = state.first(own.length)  # latent steps have no counterpart
         _compare(layers, bridge, state, own)
         _attend(layers, pair.student, bridged, own, query)
     found = {} if bridge is None else bridge.diagnostics()
@@ -43,7 +45,7 @@ def inspect_cache(config: Config, pair: Pair, bridge: Bridge | None, text: str |
         "pair": pair.describe(),
         "bridge": None
         if bridge is None
-        else {"method": config.bridge.method, "mode": bridge.mode, **bridge.parameter_counts()},
+        else {"method": bridge.method, "mode": bridge.mode, **bridge.parameter_counts()},
         "cache": "teacher" if bridge is None else "bridged",
         "text": pair.tokenizer.decode(source),
         "tokens": len(source),
@@ -68,13 +70,6 @@ def _tokens(config: Config, pair: Pair, text: str | None) -> tuple[list[int], li
     return ids[:cut], ids[cut:]
 
 
-def effective_rank(states: Tensor) -> float:
-    """[T, width] → a number between 1 and min(T, width); constant parts do not count."""
-    sizes = torch.linalg.svdvals((states - states.mean(0)).float())
-    share = sizes / sizes.sum().clamp(min=1e-12)
-    return torch.exp(-(share * share.clamp(min=1e-12).log()).sum()).item()
-
-
 def _rows(tensor: Tensor) -> Tensor:
     """[1, H, T, D] → [T, H·D]."""
     return tensor[0].transpose(0, 1).flatten(1).float()
@@ -97,7 +92,7 @@ def _norms(cache: KVCache, own: KVCache | None) -> list[dict[str, Any]]:
 
 def _compare(layers: list[dict[str, Any]], bridge: Bridge, state: KVCache, own: KVCache) -> None:
     """K and V cosine per layer, mean over heads and tokens."""
-    for name, ours, theirs in zip("kv", bridge.translate(state), bridge.standard_form(own), strict=True):
+    for name, ours, theirs in zip("kv", *bridge.compared(state, own), strict=True):
         cosine = cosine_similarity(ours.float(), theirs.float(), dim=-1).mean((0, 2, 3))
         for row, value in zip(layers, cosine.tolist(), strict=True):
             row[f"{name}_cosine"] = round(value, 4)

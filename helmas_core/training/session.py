@@ -11,8 +11,8 @@ import torch
 
 from helmas_core.bridges.artefact import describe, save_bridge, start_from
 from helmas_core.bridges.base import Bridge
-from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import Config
+from helmas_core.bridges.registry import build_bridge, check_method
+from helmas_core.config import Config, TrainConfig
 from helmas_core.data.task import share_items
 from helmas_core.data.tasks import get_task, scored_task
 from helmas_core.errors import ConfigError, DataError
@@ -43,6 +43,7 @@ class Session:
 
     def go(self, resume: bool) -> dict[str, Any]:
         refuse_test_split(self.config)
+        check_method(self.config.bridge, self.config.train, self.config.data.handoff)
         torch.manual_seed(self.config.train.seed)
         bridge = self._bridge(resume)
         examples = self._examples("train")
@@ -51,11 +52,12 @@ class Session:
         store = open_store(self.config.train, self.progress)
         objective = Objective(self.pair, bridge, self.config.train, store)
         mix = self._mix(examples)
-        trainer = Trainer(objective, examples, self.config.train, mix)
+        train = self._schedule(bridge)
+        trainer = Trainer(objective, examples, train, mix)
         calibration = self._calibration(examples, mix)
         self._read(objective, calibration, trainer)
         done = self._resume(trainer) if resume else self._start(objective, calibration)
-        total = self.config.train.total_steps()
+        total = train.total_steps()
         self.progress.start("train", total, done)
         done = trainer.run(
             done,
@@ -75,6 +77,13 @@ class Session:
         if init is not None and not resume:
             start_from(init.expanduser(), bridge, self.pair)
         return bridge
+
+    def _schedule(self, bridge: Bridge) -> TrainConfig:
+        """How to train; without stages for a bridge that is fitted in closed form."""
+        if next(bridge.parameters(), None) is not None:
+            return self.config.train
+        self.progress.note(f"{self.config.bridge.method} is fitted in closed form: there is nothing to train")
+        return self.config.train.model_copy(update={"stages": (), "steps": None})
 
     def _examples(self, split: str) -> list[Example]:
         """Training examples, from data.mix where it is given, or the validation ones of data.dataset."""
