@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_a_state_that_speaks_for_a_word_becomes_that_words_input() -> None:
     tied = tiny_model("qwen2", tie_word_embeddings=True)
     weight, length = aligning(tied)
     torch.testing.assert_close(weight, torch.eye(64), rtol=0, atol=0.01)
-    words = tied.get_input_embeddings().weight
+    words: Any = tied.get_input_embeddings().weight
     made = Latent(tied, 1).inputs(3 * words[7][None, None])
     assert made.norm().item() == pytest.approx(length.item(), rel=1e-4)
     assert torch.cosine_similarity(made[0, 0], words[7], dim=0).item() > 0.999
