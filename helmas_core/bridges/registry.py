@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.helmas import HelmasBridge
+from helmas_core.bridges.prefix import PrefixBridge
 from helmas_core.config import BridgeSection, Section, validate
 from helmas_core.errors import ConfigError, did_you_mean
 from helmas_core.models.adapter import StudentLora
@@ -12,6 +13,7 @@ from helmas_core.models.pair import Pair, check_rope_base
 
 METHODS: dict[str, type[Bridge]] = {
     "helmas": HelmasBridge,
+    "prefix": PrefixBridge,
 }
 
 

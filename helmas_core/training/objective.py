@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.examples import Example
-from helmas_core.handoff.states import both_states
+from helmas_core.handoff.states import Ids, both_states
 from helmas_core.handoff.store import Store
 from helmas_core.models import inject
 from helmas_core.models.cache import KVCache
@@ -23,16 +23,27 @@ from helmas_core.training.following import Following, choose
 
 
 class Objective:
-    """Weighted losses of a batch; holds both models' states so that each source is read once."""
+    """Weighted losses of a batch; holds both models' states so that each source is read once.
+
+    `donors`, where they are given, tell what the teacher reads in a source's place.
+    """
 
     def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig, store: Store | None = None) -> None:
         self.pair, self.bridge, self.config = pair, bridge, config
         self.teacher_states, self.student_states = both_states(pair, config, store)
+        self.donors: Mapping[Ids, Ids] = {}
+
+    def told(self, sources: Iterable[Ids]) -> list[Ids]:
+        """What the teacher reads."""
+        return [self.donors.get(source, source) for source in sources]
 
     def states(self, examples: Sequence[Example]) -> tuple[KVCache, KVCache]:
-        """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions."""
+        """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions.
+
+        With donors, the same mask and positions only.
+        """
         sources = [example.source for example in examples]
-        return self.teacher_states.read(sources), self.student_states.read(sources)
+        return self.teacher_states.read(self.told(sources)), self.student_states.read(sources)
 
     def __call__(
         self, examples: Sequence[Example], weights: Mapping[Any, float], rng: random.Random
@@ -40,7 +51,7 @@ class Objective:
         """The weighted sum and each unweighted term."""
         sources = [example.source for example in examples]
         compared = self.bridge.mode == "fuse" or weights.keys() != {"ce"}
-        state = self.teacher_states.read(sources)
+        state = self.teacher_states.read(self.told(sources))
         own = self.student_states.read(sources) if compared else None
         translated = self.bridge.translate(state)
         terms: dict[str, Tensor] = {}
