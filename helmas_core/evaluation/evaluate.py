@@ -141,9 +141,7 @@ def _judged(
     """The document with what tells whether to believe it, and what it says in plain words."""
     both = {"own", "text"} <= tallies.keys()
     document["outcomes"] = outcomes(tallies)
-    document["exactness"] = (
-        exactness(pair, examples, tallies["own"].tokens, tallies["text"].tokens) if both else None
-    )
+    document["exactness"] = exactness(pair, examples, tallies["own"].tokens, tallies["text"].tokens) if both else None
     document["verdict"] = verdict(document, config.eval.minimum_n, config.eval.allow_inexact)
     document["warnings"] = warnings_of(document)
     return document
@@ -257,6 +255,7 @@ def _document(
         "reasoning": summary_of_thoughts(examples),
         "manifest": {
             "seed": config.train.seed,
+            "scaffold": config.data.scaffold,
             "batch": config.eval.batch,
             "handoff": config.data.handoff,
             "reasoning": config.data.reasoning if config.data.handoff == "reasoning" else None,

@@ -30,7 +30,7 @@ def pool_reports(documents: Sequence[Mapping[str, Any]], minimum_n: int) -> dict
     }
     arms = {arm: {**pooled_accuracy(right[arm]), "n": first["n"]} for arm in names}
     head = {key: first[key] for key in ("schema", "dataset", "split", "n", "pair", "bridge")}
-    seeds = [document["manifest"].get("trained_seed") for document in documents]
+    seeds = [document["manifest"].get("trained_seed") for document in documents]  # null where a bridge tells none
     made = {**head, "command": "pool", "seeds": seeds, "arms": arms, "contrasts": contrasts, "costs": first["costs"]}
     return {**made, "verdict": verdict(made, minimum_n)}
 
