@@ -1,8 +1,8 @@
 """The `prefix` control: a trained prefix in the bridge's place, which never looks at what the teacher keeps.
 
-Prefix tuning with a reparameterisation (Li and Liang 2021, https://arxiv.org/abs/2101.00190): slot embeddings, tanh, one
-linear map to all layers' keys and values. What it reaches is what a bridge could reach without carrying content. Of the
-source it knows the length alone, as any cache tells it: slot i stands at position i, and they come round again.
+Prefix tuning with a reparameterisation (Li and Liang 2021, https://arxiv.org/abs/2101.00190): slot embeddings, tanh,
+one linear map to all layers' keys and values. What it reaches is what a bridge could reach without carrying content.
+Of the source it knows the length alone, as any cache tells it: slot i stands at position i, and they come round again.
 Shapes: B batch, L layers, H KV heads, T tokens, D head dim, P slots.
 """
 
@@ -54,7 +54,7 @@ class PrefixBridge(Bridge):
         assert self.ropes is not None
         return self.target.standardise(*(t.float() for t in self.ropes[1].unrotate(own).stacked()))
 
-    def finish(self, keys: Tensor, values: Tensor, state: KVCache, own: KVCache | None) -> KVCache:
+    def finish(self, keys: Tensor, values: Tensor, state: KVCache, own: KVCache | None) -> KVCache:  # noqa: ARG002
         assert self.ropes is not None
         plain = KVCache.unstack(*self.target.restore(keys, values), state.mask, state.positions, rotated=False)
         return self.ropes[1].rotate(plain)

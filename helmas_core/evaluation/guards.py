@@ -1,4 +1,4 @@
-"""What must hold before a report is believed: injection is exact, answers can be read, the hand-off does not tell all."""
+"""What must hold before a report is believed: injection is exact, answers are readable, the hand-off does not tell."""
 
 from __future__ import annotations
 
