@@ -3,8 +3,8 @@
 `student` alone · `teacher` · `text` (the student reads what the teacher had) · `bridge` · `deranged` (another item's
 teacher cache) · `own` (the student's own cache injected: must equal `text`). When asked for, the controls of
 `controls.py`: `zero` · `filler` (neutral text of the same length, read by the teacher) · `k_only` and `v_only` (the
-other half from the filler) · `shuffle_k` · `moment_matched` · `disabled` (no bridge: the student's own cache alone where it
-would be fused, an empty one where it would be replaced).
+other half from the filler) · `shuffle_k` · `moment_matched` · `disabled` (no bridge: the student's own cache alone
+where it would be fused, an empty one where it would be replaced).
 """
 
 from __future__ import annotations
