@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from helmas_core.bridges.base import Bridge
@@ -25,6 +25,8 @@ from helmas_core.models.geometry import Geometry
 
 
 class PrefixOptions(Section):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a profile keeps the options of the bridge it stands in for
+
     tokens: Annotated[int, Field(ge=1, description="trained slots")] = 64
     parameters: Annotated[int, Field(ge=1, description="about how many to have: those of the bridge it stands in for")]
 
