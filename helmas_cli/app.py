@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from helmas_cli.commands import baseline, chat, doctor, inspect_cache, profiles, runs, train
+from helmas_cli.commands import baseline, chat, doctor, inspect_cache, overlap, pool, profiles, runs, train
 from helmas_cli.commands import eval as evaluate
 from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.options import with_common
@@ -32,6 +32,8 @@ app.command("eval")(with_common(evaluate.evaluate))
 app.command("chat")(with_common(chat.chat))
 app.command("inspect-cache")(with_common(inspect_cache.inspect_cache))
 app.command("doctor")(with_common(doctor.doctor))
+app.command("overlap")(with_common(overlap.overlap))
+app.command("pool")(with_common(pool.pool))
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(runs.app, name="runs")
 

@@ -18,6 +18,7 @@ from helmas_core.errors import ConfigError, did_you_mean
 DEFAULT_PROFILE = "h200"
 LORA_RANK = 8
 ARMS = ("student", "teacher", "text", "bridge", "deranged", "own")
+CONTROLS = ("zero", "filler", "k_only", "v_only", "shuffle_k", "moment_matched", "disabled")  # run when asked for
 Model = TypeVar("Model", bound=BaseModel)
 
 Loss = Literal["attention", "cache_mse", "ce", "kl", "log_norm", "mercator"]
@@ -118,6 +119,10 @@ class TrainConfig(Section):
     clip: Annotated[float, Field(gt=0)] = 1.0
     seed: int = 0
     allow_test_split: bool = False
+    allow_overlap: bool = Field(default=False, description="train although validation items are among what is learnt")
+    shuffled: bool = Field(
+        default=False, description="a control: learn each item's answer with another item's teacher cache"
+    )
     calibration_items: Positive = Field(
         default=256, description="items that statistics and the closed-form start are fitted on"
     )
@@ -171,6 +176,9 @@ class DataConfig(Section):
     cut_last_step: bool = Field(default=False, description="take the step that states the result off the reasoning")
     max_source_tokens: Positive = 2048
     chat_template: bool = True
+    scaffold: Literal["default", "plain"] = Field(
+        default="default", description="the words around question and answer; a result should not hang on them"
+    )
 
     def names(self) -> list[str]:
         """The data sets of `dataset`, in order: what is validated and evaluated."""
@@ -193,7 +201,13 @@ class DataConfig(Section):
 
 
 class EvalConfig(Section):
-    arms: tuple[Literal["student", "teacher", "text", "bridge", "deranged", "own"], ...] = ARMS
+    arms: tuple[
+        Literal[
+            "student", "teacher", "text", "bridge", "deranged", "own",
+            "zero", "filler", "k_only", "v_only", "shuffle_k", "moment_matched", "disabled",
+        ],
+        ...,
+    ] = ARMS  # fmt: skip
     split: str = "test"
     limit: Positive | None = 200
     batch: Positive = 8
@@ -202,6 +216,9 @@ class EvalConfig(Section):
         default=False, description="read each source once for all arms, or find it in train.store; times are left out"
     )
     baseline_tokens: Positive = 400
+    minimum_n: Positive = Field(default=50, description="fewer items than this get no verdict")
+    allow_overlap: bool = Field(default=False, description="evaluate although the bridge has learnt some of the items")
+    allow_inexact: bool = Field(default=False, description="warn, not fail, where own and text differ by a token")
 
 
 class HardwareConfig(Section):

@@ -40,6 +40,7 @@ class Bridge(nn.Module, ABC):
     modes: ClassVar[tuple[str, ...]] = ("replace", "fuse")
     losses: ClassVar[frozenset[str]] = FUNCTIONAL
     aligned: ClassVar[bool] = True  # whether "fuse" goes token by token, so that both caches must be of one length
+    stays_open: ClassVar[bool] = False  # whether the student sees more of the teacher than the cache as it goes on
     hidden: tuple[int, ...] = ()
     method: str = ""  # its name in the registry, which gives it
 

@@ -48,6 +48,7 @@ class ModulesBridge(Bridge):
     options: ModulesOptions
     modes = ("fuse", "replace")
     losses = frozenset({"ce", "kl"})
+    stays_open = True
 
     def __init__(self, teacher: Geometry, student: Geometry, mode: str, options: ModulesOptions) -> None:
         super().__init__(teacher, student, mode, options)

@@ -8,6 +8,7 @@ from helmas_core.bridges.h2c import H2CBridge
 from helmas_core.bridges.helmas import HelmasBridge
 from helmas_core.bridges.kava import KavaBridge
 from helmas_core.bridges.modules import ModulesBridge
+from helmas_core.bridges.prefix import PrefixBridge
 from helmas_core.bridges.ridge import RidgeBridge
 from helmas_core.config import BridgeSection, Section, TrainConfig, validate
 from helmas_core.errors import ConfigError, did_you_mean
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Bridge]] = {
     "c2c": C2CBridge,
     "h2c": H2CBridge,
     "modules": ModulesBridge,
+    "prefix": PrefixBridge,
 }
 
 

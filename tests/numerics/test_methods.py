@@ -127,7 +127,8 @@ def _examples(pair: Pair, handoff: Handoff) -> list[Example]:
 
 
 def test_every_method_and_mode_has_a_row() -> None:
-    wanted = {(name, mode) for name, method in METHODS.items() for mode in method.modes}
+    carrying = {name: method for name, method in METHODS.items() if name != "prefix"}  # a control, which is not to
+    wanted = {(name, mode) for name, method in carrying.items() for mode in method.modes}
     assert {(method, mode) for method, mode, _ in ROWS} == wanted
 
 
