@@ -61,10 +61,10 @@ def seen_in_training(path: Path, config: Config) -> list[str]:
 
 
 def check_bridge(config: Config) -> None:
-    """ConfigError for an unknown method or an option that it lacks."""
-    from helmas_core.bridges.registry import method_options
+    """ConfigError for an unknown method, and for an option, a mode, a loss or a hand-off that it lacks."""
+    from helmas_core.bridges.registry import check_method
 
-    method_options(config.bridge)
+    check_method(config.bridge, config.train, config.data.handoff)
 
 
 def check_machine(config: Config, screen: Screen) -> Hardware:

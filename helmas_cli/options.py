@@ -24,10 +24,10 @@ def _profiles(incomplete: str) -> list[str]:
 
 
 def _arms(incomplete: str) -> list[str]:
-    from helmas_core.config import ARMS
+    from helmas_core.config import ARMS, CONTROLS
 
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + arm for arm in ARMS if arm.startswith(last)]
+    return [before + comma + arm for arm in ARMS + CONTROLS if arm.startswith(last)]
 
 
 def _common(*names: str, **settings: Any) -> Any:
@@ -73,7 +73,8 @@ Arms = Annotated[
 ]
 Split = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Split of the data set.")]
 Handoff = Annotated[
-    Literal["prompt", "reasoning"] | None, typer.Option("--handoff", help="What the teacher reads and hands over.")
+    Literal["prompt", "reasoning", "latent"] | None,
+    typer.Option("--handoff", help="What the teacher reads and hands over."),
 ]
 Batch = Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Items at once.")]
 
@@ -105,17 +106,17 @@ def with_common(command: Callable[..., int | None]) -> Callable[..., int | None]
 
 def arms_of(text: str | None) -> list[str] | None:
     """`--arms a,b` as a list; an unknown arm is a ConfigError that names the nearest one."""
-    from helmas_core.config import ARMS
+    from helmas_core.config import ARMS, CONTROLS
     from helmas_core.errors import ConfigError, did_you_mean
 
     if text is None:
         return None
     arms = [arm.strip() for arm in text.split(",") if arm.strip()]
     for arm in arms:
-        if arm not in ARMS:
-            raise ConfigError(f'unknown arm "{arm}"', where="--arms", fix=did_you_mean(arm, ARMS))
+        if arm not in ARMS + CONTROLS:
+            raise ConfigError(f'unknown arm "{arm}"', where="--arms", fix=did_you_mean(arm, ARMS + CONTROLS))
     if not arms:
-        raise ConfigError("no arm given", where="--arms", fix=f"known: {', '.join(ARMS)}")
+        raise ConfigError("no arm given", where="--arms", fix=f"known: {', '.join(ARMS + CONTROLS)}")
     return arms
 
 

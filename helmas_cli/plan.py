@@ -40,7 +40,7 @@ def plan_of(config: Config) -> dict[str, Any]:
     return {
         "teacher": config.pair.teacher,
         "student": config.pair.student,
-        "method": f"{config.bridge.method}, {config.bridge.mode}",
+        "method": ", ".join(filter(None, (config.bridge.method, config.bridge.mode))),
         "dataset": config.data.dataset,
         **({"mix": mix_of(config)} if config.data.mix else {}),
         "handoff": config.data.handoff,

@@ -13,6 +13,11 @@ from helmas_core.errors import ConfigError, did_you_mean
 
 _ARM_COLUMNS = ("arm", "accuracy", "95 %", "n", "unparsed", "cut off", "s p50", "s p95", "tok/s")
 _CONTRAST_COLUMNS = ("contrast", "difference", "95 %", "p")
+_COST_PARTS = ("reasoning", "teacher_prefill", "teacher_decode", "bridge", "student_prefill", "student_decode")
+_COST_COLUMNS = (
+    "ms per item", "think", "t read", "t write", "bridge", "s read", "s write", "cold", "warm", "KiB in", "KiB out",
+    "GiB", "J",
+)  # fmt: skip
 _GATE = re.compile(r"(?:(?P<left>\w+)(?:(?P<sign>[-/])(?P<right>\w+))?=)?(?P<value>[+-]?(?:\d+\.?\d*|\.\d+))")
 
 
@@ -22,6 +27,32 @@ def show_report(screen: Screen, report: Mapping[str, Any]) -> None:
     screen.table(_ARM_COLUMNS, [_arm_row(name, arm) for name, arm in report["arms"].items()], title)
     if report.get("contrasts"):
         screen.table(_CONTRAST_COLUMNS, [_contrast_row(name, row) for name, row in report["contrasts"].items()])
+    if not screen.json and report.get("costs"):
+        rows = [_cost_row(name, row) for name, row in report["costs"].items()]
+        if any(any(row[1:]) for row in rows):
+            screen.table(_COST_COLUMNS, rows)
+    show_verdict(screen, report)
+
+
+def show_verdict(screen: Screen, report: Mapping[str, Any]) -> None:
+    """How much the reasoning gives away, and what the report says in plain words."""
+    leak = (report.get("reasoning") or {}).get("names_answer")
+    if leak is not None:
+        screen.print(f"reasoning that names the answer: {leak:.1%} of {report['reasoning']['items']} items")
+    if report.get("verdict"):
+        screen.print(f"verdict: {report['verdict']['text']}")
+
+
+def _cost_row(name: str, cost: Mapping[str, Any]) -> list[str]:
+    """Milliseconds per item and part, cold and warm medians, what is moved in KiB, peak memory, energy."""
+    parts = [_scaled(cost["seconds"].get(part), 1e3) for part in _COST_PARTS]
+    totals = [_scaled((cost.get(how) or {}).get("p50"), 1e3) for how in ("cold", "warm")]
+    moved = [_scaled(cost.get(key), 1 / 1024) for key in ("teacher_bytes", "bridged_bytes")]
+    return [name, *parts, *totals, *moved, number(cost.get("peak_memory_gib")), number(cost.get("joules"))]
+
+
+def _scaled(value: float | None, by: float) -> str:
+    return "" if value is None else number(float(value) * by)
 
 
 def document_of(reports: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

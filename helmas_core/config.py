@@ -16,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from helmas_core.errors import ConfigError, did_you_mean
 
 DEFAULT_PROFILE = "h200"
+LORA_RANK = 8
 ARMS = ("student", "teacher", "text", "bridge", "deranged", "own")
+CONTROLS = ("zero", "filler", "k_only", "v_only", "shuffle_k", "moment_matched", "disabled")  # run when asked for
 Model = TypeVar("Model", bound=BaseModel)
 
+Loss = Literal["attention", "cache_mse", "ce", "kl", "log_norm", "mercator"]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -53,6 +56,7 @@ class PairConfig(Section):
     student: str = "Qwen/Qwen3-1.7B"
     teacher_revision: str | None = None
     student_revision: str | None = None
+    teacher_bits: Literal[4] | None = Field(default=None, description="load the teacher's weights in so many bits")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     geometry: PairGeometry | None = None
@@ -64,7 +68,10 @@ class BridgeSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     method: str = "helmas"
-    mode: Literal["replace", "fuse"] = "replace"
+    mode: Literal["replace", "fuse"] | None = Field(default=None, description="None: the method's first")
+    student: Literal["frozen", "lora", "full"] | None = Field(
+        default=None, description="what of the student is trained with the bridge; None: a LoRA if student_lora is set"
+    )
     student_lora: Positive | None = Field(
         default=None, description="rank of a LoRA that the student has after a hand-off, trained with the bridge"
     )
@@ -73,13 +80,24 @@ class BridgeSection(BaseModel):
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
 
+    @property
+    def lora_rank(self) -> int | None:
+        """The rank of the student's LoRA; None without one."""
+        return self.student_lora or (LORA_RANK if self.student == "lora" else None)
+
+    @model_validator(mode="after")
+    def _one_student(self) -> Self:
+        if self.student_lora and self.student in ("frozen", "full"):
+            raise ValueError(f'student = "{self.student}" has no LoRA: leave student_lora out')
+        return self
+
 
 class StageConfig(Section):
     """One stretch of training: its steps, its weighted losses, and what differs from `[train]`."""
 
     name: str
     steps: Positive
-    losses: dict[Literal["attention", "cache_mse", "ce", "kl"], Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    losses: dict[Loss, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     batch: Positive | None = None
 
@@ -93,11 +111,18 @@ class TrainConfig(Section):
     batch: Positive = 8
     accumulate: Positive = 1
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    student_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="of a student that is trained along, in proportion; None: as the bridge"
+    )
     warmup: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] = 1.0
     seed: int = 0
     allow_test_split: bool = False
+    allow_overlap: bool = Field(default=False, description="train although validation items are among what is learnt")
+    shuffled: bool = Field(
+        default=False, description="a control: learn each item's answer with another item's teacher cache"
+    )
     calibration_items: Positive = Field(
         default=256, description="items that statistics and the closed-form start are fitted on"
     )
@@ -147,12 +172,16 @@ class DataConfig(Section):
     split: str = "train"
     limit: Positive | None = None
     data_dir: Path | None = None
-    handoff: Literal["prompt", "reasoning"] = "reasoning"
+    handoff: Literal["prompt", "reasoning", "latent"] = "reasoning"
+    latent_steps: Positive = Field(default=8, description="thoughts without words that a latent hand-off adds")
     reasoning: Literal["gold", "generate"] = "gold"
     reasoning_tokens: Positive = 320
     cut_last_step: bool = Field(default=False, description="take the step that states the result off the reasoning")
     max_source_tokens: Positive = 2048
     chat_template: bool = True
+    scaffold: Literal["default", "plain"] = Field(
+        default="default", description="the words around question and answer; a result should not hang on them"
+    )
 
     def names(self) -> list[str]:
         """The data sets of `dataset`, in order: what is validated and evaluated."""
@@ -175,7 +204,13 @@ class DataConfig(Section):
 
 
 class EvalConfig(Section):
-    arms: tuple[Literal["student", "teacher", "text", "bridge", "deranged", "own"], ...] = ARMS
+    arms: tuple[
+        Literal[
+            "student", "teacher", "text", "bridge", "deranged", "own",
+            "zero", "filler", "k_only", "v_only", "shuffle_k", "moment_matched", "disabled",
+        ],
+        ...,
+    ] = ARMS  # fmt: skip
     split: str = "test"
     limit: Positive | None = 200
     batch: Positive = 8
@@ -184,6 +219,9 @@ class EvalConfig(Section):
         default=False, description="read each source once for all arms, or find it in train.store; times are left out"
     )
     baseline_tokens: Positive = 400
+    minimum_n: Positive = Field(default=50, description="fewer items than this get no verdict")
+    allow_overlap: bool = Field(default=False, description="evaluate although the bridge has learnt some of the items")
+    allow_inexact: bool = Field(default=False, description="warn, not fail, where own and text differ by a token")
 
 
 class HardwareConfig(Section):
@@ -260,7 +298,7 @@ def load_config(
     names = list(profiles) or ([] if base is not None else [DEFAULT_PROFILE])
     tree: dict[str, Any] = dict(base or {})
     for layer in [*(read_toml(find_profile(name)) for name in names), *map(parse_set, sets)]:
-        tree = merge(_without_foreign_shapes(tree, layer), layer)
+        tree = merge(_without_foreign_options(_without_foreign_shapes(tree, layer), layer), layer)
     return validate(Config, tree)
 
 
@@ -270,6 +308,17 @@ def _without_foreign_shapes(tree: dict[str, Any], layer: Mapping[str, Any]) -> d
     if not (isinstance(named, dict) and isinstance(before, dict) and {"teacher", "student"} & named.keys()):
         return tree
     return {**tree, "pair": {key: value for key, value in before.items() if key != "geometry"}}
+
+
+def _without_foreign_options(tree: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options and mode are its own: drop them when `layer` names another method."""
+    named, before = layer.get("bridge"), tree.get("bridge")
+    if not (isinstance(named, dict) and isinstance(before, dict) and "method" in named):
+        return tree
+    default = BridgeSection().method
+    if named["method"] == before.get("method", default):
+        return tree
+    return {**tree, "bridge": {key: value for key, value in before.items() if key.startswith("student")}}
 
 
 def validate(model: type[Model], tree: Mapping[str, Any], where: str = "") -> Model:

@@ -81,9 +81,9 @@ class Conversation:
             if self.thinks:
                 query = query + self._think(turn, text, before)
                 source, query = source + query, encode(self.pair.tokenizer, CUE)
-            cache = self._hand_over(turn, source)
+            state, cache = self._hand_over(turn, source)
             assert self.bridge is not None
-            with self.bridge.adapted():
+            with self.bridge.adapted(state):
                 self._write(turn, self.pair.student, cache, query, say)
         turn.seconds["total"] = clock(self.pair.device) - begin
         return turn
@@ -102,16 +102,17 @@ class Conversation:
         return encode(self.pair.tokenizer, thought.text)
 
     @torch.no_grad()
-    def _hand_over(self, turn: Turn, source: list[int]) -> KVCache:
+    def _hand_over(self, turn: Turn, source: list[int]) -> tuple[KVCache, KVCache]:
+        """What the teacher keeps after reading, and what the bridge makes of it."""
         assert self.bridge is not None
         inputs, begin = pad_left([source], self.pair.pad, self.pair.device), clock(self.pair.device)
-        state = capture(self.pair.teacher.model, *inputs)
+        state = self.pair.teacher.read(*inputs, self.bridge.hidden)
         turn.seconds["teacher reads"] = clock(self.pair.device) - begin
         own = capture(self.pair.student.model, *inputs) if self.bridge.mode == "fuse" else None
         begin = clock(self.pair.device)
         cache = self.bridge(state, own)
         turn.seconds["bridge"] = clock(self.pair.device) - begin
-        return cache
+        return state, cache
 
     def _write(self, turn: Turn, member: Member, cache: KVCache | None, ids: list[int], say: Say) -> None:
         begin, said, tokens = clock(self.pair.device), "", []

@@ -35,6 +35,9 @@ FailUnder = Annotated[
         "--fail-under", metavar="GATE", help="Exit 3 below .9 (bridge), bridge-deranged=.2 or bridge/text=.95."
     ),
 ]
+AllowOverlap = Annotated[
+    bool, typer.Option("--allow-overlap", help="Go on although the bridge has learnt some of the items.")
+]
 
 
 def evaluate(
@@ -45,12 +48,14 @@ def evaluate(
     split: Split = None,
     handoff: Handoff = None,
     batch: Batch = None,
+    allow_overlap: AllowOverlap = False,
 ) -> int:
     """Evaluate a bridge on unseen items; pair, method and hand-off come from the bridge."""
     from helmas_cli.load import open_bridge
 
     screen = Screen.of(common)
     own = {"eval__arms": arms_of(arms), "eval__split": split, "eval__batch": batch, "data__handoff": handoff}
+    own["eval__allow_overlap"] = True if allow_overlap else None
     flags = flag_tree(common, "eval", **own)
     path, config = open_bridge(common, flags, bridge)
     gates = [gate(text, config.eval.arms) for text in fail_under]
@@ -63,6 +68,10 @@ def evaluate(
     show_reports(screen, reports)
     if common.out:
         _write(screen, found, common.out, path)
+    if not config.eval.allow_inexact and any((one.get("exactness") or {}).get("differ") for one in reports):
+        from helmas_core.evaluation.guards import require_exact
+
+        require_exact(reports)
     missed = failures(gates, reports)
     for line in missed:
         typer.echo(line, err=True)
@@ -76,18 +85,22 @@ def _evaluate(config: Config, path: Path, screen: Screen, diagnosed: bool) -> li
     hardware = check_machine(config, screen)
     check_items(config, config.eval.split, config.eval.limit)
     tasks = [(one, seen_in_training(path, one)) for one in per_task(config)]
+    overlaps = [_overlap(one, path) for one, _ in tasks]
     for warning in (warning for _, warnings in tasks for warning in warnings):
         screen.note(f"warning: {warning}")
     pair = open_pair(config, hardware, screen)
-    from helmas_core.bridges.artefact import load_bridge
+    from helmas_core.bridges.artefact import load_bridge, read_metadata
     from helmas_core.evaluation.evaluate import evaluate
 
     bridge, found = load_bridge(path, pair), list[Found]()
+    seed = read_metadata(path)["training"].get("seed")
     with screen.progress() as meter:
-        for one, warnings in tasks:
-            report = {**evaluate(one, pair, bridge, meter), "warnings": warnings}
+        for (one, warnings), overlap in zip(tasks, overlaps, strict=True):
+            report = evaluate(one, pair, bridge, meter)
             items = report.pop("items", [])
-            found.append((report, items, _diagnose(one, pair, bridge, meter) if diagnosed else None))
+            report["manifest"]["trained_seed"] = seed
+            judged = _with_warnings(report, (one, warnings), overlap, screen)
+            found.append((judged, items, _diagnose(one, pair, bridge, meter) if diagnosed else None))
     return found
 
 
@@ -101,6 +114,39 @@ def _diagnose(config: Config, pair: Pair, bridge: AnyBridge, meter: Progress) ->
     except HelmasError as error:
         meter.note(f"no diagnostics by layer: {error}")
         return None
+
+
+def _with_warnings(
+    report: dict[str, Any], task: tuple[Config, list[str]], overlap: dict[str, Any] | None, screen: Screen
+) -> dict[str, Any]:
+    for warning in report.get("warnings", []):
+        screen.note(f"warning: {warning}")
+    return {**report, "overlap": overlap, "warnings": [*task[1], *report.get("warnings", [])]}
+
+
+def _overlap(config: Config, path: Path) -> dict[str, Any] | None:
+    """{"trained_on": hashes that the bridge carries, "items": ids of those to evaluate that are among them}.
+
+    None for a bridge that carries no hashes. DataError for overlap that was not allowed.
+    """
+    from helmas_core.bridges.artefact import read_metadata
+    from helmas_core.data.overlap import overlapping, unpack_hashes
+    from helmas_core.data.tasks import get_task, load_items
+    from helmas_core.errors import DataError
+
+    training, data = read_metadata(path)["training"], config.data
+    if "hashes" not in training:
+        return None
+    known, task = unpack_hashes(training["hashes"]), get_task(data.dataset)
+    items = load_items(
+        task, config.eval.split, config.eval.limit, config.train.seed, data.data_dir, data.max_source_tokens
+    )
+    ids = overlapping(items, known)
+    if ids and not config.eval.allow_overlap:
+        some = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+        what = f"the bridge was trained on {len(ids)} of the {len(items)} items to evaluate: {some}"
+        raise DataError(what, where=data.dataset, fix="evaluate on others, or go on with --allow-overlap")
+    return {"trained_on": len(known), "items": ids}
 
 
 def per_task(config: Config) -> list[Config]:

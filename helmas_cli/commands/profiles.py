@@ -21,19 +21,21 @@ Name = Annotated[str | None, typer.Argument(help="Name or file; else --profile, 
 @with_common
 def list_profiles(common: Common) -> int:
     """The shipped profiles, each with its pair."""
-    from helmas_core.config import DEFAULT_PROFILE, find_profile, load_config, profile_names
+    from helmas_core.config import DEFAULT_PROFILE, find_profile, profile_names, read_toml
 
     screen = Screen.of(common)
     rows = []
     for name in profile_names()[: common.limit]:
-        path, config = find_profile(name), load_config([name])
-        pair = {"teacher": config.pair.teacher, "student": config.pair.student}
+        path = find_profile(name)
+        named = read_toml(path).get("pair", {})  # a method's profile names none: it goes over a pair's
+        pair = {"teacher": named.get("teacher"), "student": named.get("student")}
         rows.append({"name": name, **pair, "default": name == DEFAULT_PROFILE, "about": about(path), "path": str(path)})
     if screen.json:
         screen.document({"schema": 1, "command": "profiles list", "profiles": rows})
         return 0
     names = [row["name"] + (" (default)" if row["default"] else "") for row in rows]
-    table = [[name, row["teacher"], row["student"], row["about"]] for name, row in zip(names, rows, strict=True)]
+    pairs = [(row["teacher"] or "any", row["student"] or "any") for row in rows]
+    table = [[name, *pair, row["about"]] for name, pair, row in zip(names, pairs, rows, strict=True)]
     screen.table(("profile", "teacher", "student", "about"), table, left=True)
     return 0
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from helmas_core.bridges.base import Bridge
-from helmas_core.bridges.registry import build_bridge
+from helmas_core.bridges.registry import build_bridge, method_mode
 from helmas_core.config import BridgeSection, Config, validate
 from helmas_core.errors import CheckpointError
 from helmas_core.files import replacing
@@ -29,6 +29,7 @@ _CONFIG = ("pair", "bridge", "data", "eval")
 def describe(config: Config, pair: Pair, training: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata document of a bridge trained under `config`."""
     whole = config.model_dump(mode="json", exclude={"pair": {"geometry"}, "data": {"data_dir"}})
+    whole["bridge"]["mode"] = method_mode(config.bridge)
     return {
         "format": FORMAT,
         "method": config.bridge.method,

@@ -1,30 +1,48 @@
-"""What every bridge is: a small module that turns a teacher's cache into one the student can go on from."""
+"""What every bridge is: a small module that lets a student go on from what a teacher has read."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from helmas_core.config import Section
-from helmas_core.models.adapter import StudentLora
+from helmas_core.errors import CacheError
+from helmas_core.models.adapter import StudentCopy, StudentLora
 from helmas_core.models.cache import KVCache
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.pair import Pair
 from helmas_core.models.rope import Rope
 
+KeysValues = tuple[Tensor, Tensor]  # keys and values, [B, L, H, T, D] each
+FUNCTIONAL = frozenset({"ce", "kl", "attention"})  # losses on what the student makes of the cache
+COMPARING = frozenset({"cache_mse", "mercator", "log_norm"})  # losses between a translated cache and the student's own
+
 
 class Bridge(nn.Module, ABC):
-    """Parameters are fp32 and so is its arithmetic outside autocast; the models' angles are borrowed, not owned.
+    """Parameters are fp32 and so is its arithmetic outside autocast; the models are borrowed, not owned.
 
-    A method subclasses this, names its options in `Options` and implements `translate`, `standard_form` and
-    `finish`. `forward` joins them.
+    A method subclasses this, names its options in `Options` and implements `forward`. What the student makes of a
+    hand-off is always the same two lines, in training, evaluation and chat:
+
+        cache = bridge(state, own)
+        with bridge.adapted(state): …the student goes on from `cache`…
+
+    `modes` are those that the method supports, its default first; `losses` are what it can learn from; `hidden` are the
+    hidden states of the teacher that it takes, counted as `models.cache.read` does.
     """
 
     Options: ClassVar[type[Section]]
+    modes: ClassVar[tuple[str, ...]] = ("replace", "fuse")
+    losses: ClassVar[frozenset[str]] = FUNCTIONAL
+    aligned: ClassVar[bool] = True  # whether "fuse" goes token by token, so that both caches must be of one length
+    stays_open: ClassVar[bool] = False  # whether the student sees more of the teacher than the cache as it goes on
+    hidden: tuple[int, ...] = ()
+    method: str = ""  # its name in the registry, which gives it
 
     def __init__(self, teacher: Geometry, student: Geometry, mode: str, options: Section) -> None:
         super().__init__()
@@ -32,55 +50,72 @@ class Bridge(nn.Module, ABC):
         self.mode, self.options = mode, options
         self.ropes: tuple[Rope, Rope] | None = None
         self.student_lora: StudentLora | None = None
+        self.student_copy: StudentCopy | None = None
+        self._student: tuple[PreTrainedModel, ...] = ()  # in a tuple, or it would count as a part of the bridge
 
     def attach(self, pair: Pair) -> Bridge:
-        """Borrow the pair's angles and move to its device."""
-        self.ropes = (pair.teacher.rope, pair.student.rope)
+        """Borrow the pair's angles and its student, and move to its device."""
+        self.ropes, self._student = (pair.teacher.rope, pair.student.rope), (pair.student.model,)
         return self.to(pair.device)
 
-    @abstractmethod
-    def translate(self, state: KVCache) -> tuple[Tensor, Tensor]:
-        """Standardised keys (RoPE off) and values for the student, [B, Ls, Hs, T, Ds] each, fp32."""
+    @property
+    def student(self) -> PreTrainedModel:
+        """The borrowed student."""
+        if not self._student:
+            raise CacheError("the bridge has no student", fix="call bridge.attach(pair) first")
+        return self._student[0]
 
     @abstractmethod
-    def standard_form(self, own: KVCache) -> tuple[Tensor, Tensor]:
-        """A student's own cache in the form that `translate` is compared with."""
+    def forward(self, state: KVCache, own: KVCache | None = None) -> KVCache:
+        """What the teacher keeps (RoPE on) → cache for the student (RoPE on).
 
-    @abstractmethod
-    def finish(self, keys: Tensor, values: Tensor, state: KVCache, own: KVCache | None) -> KVCache:
-        """`translate`'s output as a cache at the state's positions, fused with `own` in mode "fuse"."""
-
-    @abstractmethod
-    def fit(self, batches: Sequence[tuple[KVCache, KVCache]]) -> dict[str, Any]:
-        """Statistics and a closed-form start from (teacher state, student's own cache) pairs; returns figures.
-
-        Goes over `batches` more than once and holds one of them at a time.
+        `own` is the student's cache over the same tokens, needed in mode "fuse" and ignored in "replace".
         """
+
+    @contextmanager
+    def adapted(self, state: KVCache) -> Iterator[None]:  # noqa: ARG002 - for methods that also act while it goes on
+        """The student as it goes on from a cache that was made of `state`: inside it has its LoRA or its trained
+        weights, if there are any, and outside it is what it was."""
+        trained = self.student_lora or self.student_copy
+        with nullcontext() if trained is None else trained.active():
+            yield
+
+    def fit(self, batches: Sequence[tuple[KVCache, KVCache]]) -> dict[str, Any]:  # noqa: ARG002 - for methods that do
+        """Statistics and a first guess from (teacher state, student's own cache) pairs; returns figures.
+
+        May go over `batches` more than once and holds one of them at a time.
+        """
+        return {"start": "random"}
+
+    def standard_form(self, own: KVCache) -> KeysValues:
+        """A cache of the student in the form in which caches are compared: RoPE off, fp32."""
+        if self.ropes is None:
+            raise CacheError("the bridge has no models' angles", fix="call bridge.attach(pair) first")
+        keys, values = self.ropes[1].unrotate(own).stacked()
+        return keys.float(), values.float()
+
+    def compared(self, state: KVCache, own: KVCache) -> tuple[KeysValues, KeysValues]:
+        """(what the bridge makes, the student's own) in the form in which caches are compared."""
+        return self.standard_form(self(state, own)), self.standard_form(own)
+
+    def anneal(self, share: float) -> None:
+        """Before each step: `share` of the training is done. For what cools down or warms up."""
 
     def diagnostics(self) -> dict[str, Any]:
         """What `inspect-cache` may show: blend weights, gates."""
         return {}
 
-    def forward(self, state: KVCache, own: KVCache | None = None) -> KVCache:
-        """Teacher cache (RoPE on) → cache for the student (RoPE on), same tokens, positions and mask.
-
-        `own` is the student's cache over the same tokens, needed in mode "fuse" and ignored in "replace".
-        """
-        return self.finish(*self.translate(state), state, own)
-
-    def adapted(self) -> AbstractContextManager[None]:
-        """The student has its LoRA inside, if there is one: for what goes on from a bridged cache and nothing else."""
-        return nullcontext() if self.student_lora is None else self.student_lora.active()
+    def student_parameters(self) -> list[nn.Parameter]:
+        """Those that belong to the student, trained along with the bridge."""
+        trained = self.student_lora or self.student_copy
+        return [] if trained is None else list(trained.parameters())
 
     def parameter_count(self) -> int:
-        """The bridge's own parameters, without the student's LoRA."""
-        return _count(self) - (0 if self.student_lora is None else _count(self.student_lora))
+        """The bridge's own parameters, without the student's."""
+        return sum(p.numel() for p in self.parameters()) - sum(p.numel() for p in self.student_parameters())
 
     def parameter_counts(self) -> dict[str, int]:
-        """What reports say: the bridge's parameters and, apart, those of the student's LoRA if there is one."""
-        lora = {} if self.student_lora is None else {"student_lora_parameters": _count(self.student_lora)}
-        return {"parameters": self.parameter_count(), **lora}
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+        """What reports say: the bridge's parameters and, apart, those of the student that are trained along."""
+        student = sum(p.numel() for p in self.student_parameters())
+        name = "student_lora_parameters" if self.student_lora is not None else "student_parameters"
+        return {"parameters": self.parameter_count(), **({name: student} if student else {})}

@@ -18,6 +18,18 @@ def centres(teacher_layers: int, student_layers: int) -> Tensor:
     return torch.arange(student_layers) * ((teacher_layers - 1) / max(1, student_layers - 1))
 
 
+def nearest_layers(teacher_layers: int, student_layers: int, count: int) -> Tensor:
+    """[Ls, k]: the k teacher layers nearest to each student layer's relative depth, or all if there are fewer."""
+    count = min(count, teacher_layers)
+    start = (centres(teacher_layers, student_layers) - (count - 1) / 2).round().clamp(0, teacher_layers - count)
+    return start.long()[:, None] + torch.arange(count)
+
+
+def from_the_top(teacher_layers: int, student_layers: int) -> list[int]:
+    """For each student layer the teacher layer as far from the last as it is; the first where there are too few."""
+    return [max(0, teacher_layers - student_layers + layer) for layer in range(student_layers)]
+
+
 class SkipBlend(nn.Module):
     """Uniform stride: one teacher layer for each student layer, no parameters."""
 

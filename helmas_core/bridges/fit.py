@@ -6,13 +6,17 @@ states. Shapes: B batch, L layers, H KV heads, T tokens, D head dim; N rows, I i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
 from helmas_core.errors import DataError
+from helmas_core.models.cache import KVCache
+
+AUTO_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class Statistics(nn.Module):
@@ -145,6 +149,15 @@ class Ridge:
     def unexplained(self) -> float:
         """Share of the targets' power that the solution leaves, on the rows that it was fitted to."""
         return self.moments.unexplained(self.solution)
+
+
+def held_out(
+    batches: Sequence[tuple[KVCache, KVCache]],
+) -> Iterator[tuple[tuple[KVCache, KVCache], Tensor]]:
+    """Each batch, and which of its items [B] are kept apart to choose a strength by: the first of every ten."""
+    items = count()
+    for pair in batches:
+        yield pair, torch.tensor([next(items) % 10 == 0 for _ in range(pair[0].batch)])
 
 
 def _extend(moments: Moments | None, x: Tensor, y: Tensor, rows: Tensor) -> Moments | None:

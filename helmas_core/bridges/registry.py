@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.c2c import C2CBridge
+from helmas_core.bridges.h2c import H2CBridge
 from helmas_core.bridges.helmas import HelmasBridge
-from helmas_core.config import BridgeSection, Section, validate
+from helmas_core.bridges.kava import KavaBridge
+from helmas_core.bridges.modules import ModulesBridge
+from helmas_core.bridges.prefix import PrefixBridge
+from helmas_core.bridges.ridge import RidgeBridge
+from helmas_core.config import BridgeSection, Section, TrainConfig, validate
 from helmas_core.errors import ConfigError, did_you_mean
-from helmas_core.models.adapter import StudentLora
+from helmas_core.models.adapter import StudentCopy, StudentLora
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.pair import Pair, check_rope_base
 
 METHODS: dict[str, type[Bridge]] = {
     "helmas": HelmasBridge,
+    "ridge": RidgeBridge,
+    "kava": KavaBridge,
+    "c2c": C2CBridge,
+    "h2c": H2CBridge,
+    "modules": ModulesBridge,
+    "prefix": PrefixBridge,
 }
 
 
@@ -26,9 +38,35 @@ def method_options(section: BridgeSection) -> Section:
     return validate(method(section.method).Options, section.options, where="bridge")
 
 
+def method_mode(section: BridgeSection) -> str:
+    """How the student takes it: as asked, or the method's own way."""
+    modes = method(section.method).modes
+    if section.mode is not None and section.mode not in modes:
+        what = f'{section.method} cannot "{section.mode}"'
+        raise ConfigError(what, where="bridge.mode", fix=f'set it to "{modes[0]}", or leave it out')
+    return section.mode or modes[0]
+
+
+def check_method(section: BridgeSection, train: TrainConfig, handoff: str = "prompt") -> None:
+    """ConfigError for an unknown method, and for an option, a mode, a loss or a hand-off that it lacks."""
+    method_options(section)
+    fusing = method_mode(section) == "fuse"
+    if handoff == "latent" and fusing and method(section.method).aligned:
+        what = f"{section.method} fuses token by token, and the student has no tokens where the teacher thinks"
+        raise ConfigError(what, where="data.handoff", fix='use bridge.mode = "replace", or the method h2c')
+    able = method(section.method).losses
+    for stage in train.stages:
+        if wrong := sorted(stage.losses.keys() - able):
+            what = f"{section.method} cannot learn from {wrong[0]}"
+            fix = f"use {', '.join(sorted(able))}, as the profile {section.method} does"
+            raise ConfigError(what, where=f"train.stages, {stage.name}", fix=fix)
+
+
 def make_bridge(section: BridgeSection, teacher: Geometry, student: Geometry) -> Bridge:
     """An untrained bridge for two shapes, without models."""
-    return method(section.method)(teacher, student, section.mode, method_options(section))
+    bridge = method(section.method)(teacher, student, method_mode(section), method_options(section))
+    bridge.method = section.method
+    return bridge
 
 
 def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:
@@ -36,6 +74,8 @@ def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:
     options = method_options(section)
     check_rope_base(pair, getattr(options, "teacher_rope_base", None), getattr(options, "student_rope_base", None))
     bridge = make_bridge(section, pair.teacher.geometry, pair.student.geometry).attach(pair)
-    if section.student_lora is not None:
-        bridge.student_lora = StudentLora(pair.student.model, section.student_lora)
+    if section.lora_rank is not None:
+        bridge.student_lora = StudentLora(pair.student.model, section.lora_rank)
+    elif section.student == "full":
+        bridge.student_copy = StudentCopy(pair.student.model).to(pair.device)
     return bridge

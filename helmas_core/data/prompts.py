@@ -16,7 +16,8 @@ from helmas_core.data.parse import LETTERS
 from helmas_core.data.tasks import Task
 from helmas_core.errors import ConfigError, DataError
 
-Handoff = Literal["prompt", "reasoning"]
+Handoff = Literal["prompt", "reasoning", "latent"]  # a latent one reads what a prompt one does
+Scaffold = Literal["default", "plain"]
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
 _CLOSES = re.compile(r"(\\\]|\$\$|\[/asy\]|\\end\{\w+\*?\})[.,\s\\\])$]*")
@@ -82,6 +83,7 @@ def render(
     template: Template | None = None,
     reasoning: str | None = None,
     cut: bool = False,
+    scaffold: Scaffold = "default",
 ) -> Prompt:
     """The prompt of `item` for a hand-off; `template` is None for models without a chat format.
 
@@ -90,12 +92,13 @@ def render(
     `reasoning` replaces the item's own (None); "", from a teacher that wrote nothing, renders as the prompt hand-off.
     A text is all source: there is nothing to ask about it. A task whose data set tells no reasoning takes none unless
     the teacher writes it, so that one mix may hold both sorts.
+    `scaffold` "plain" puts the question as "Q: …" and asks with "A:", where the item brings no cue of its own.
     `cut` takes the last step off the reasoning, so that it does not state the result; "" may be what is left of it.
     Raises DataError for an item that takes reasoning and has none, unless it has private text to hand over.
     """
     if task.kind == "text":
         return Prompt(source=item.private, query="", alone="", target="")
-    cue = item.cue or task.cue
+    item, cue = _worded(task, item, scaffold)
     wanted = takes_reasoning(item, handoff) and (task.reasons or reasoning is not None or bool(item.reasoning))
     whole = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
     thought = without_last_step(whole) if cut and whole else whole
@@ -113,6 +116,13 @@ def render(
     choices = tuple(task.gap + letter for letter in LETTERS[: len(item.choices)])
     told = thought if wanted else None
     return Prompt(source, query, alone, task.gap + item.answer, task.stop, choices, told)
+
+
+def _worded(task: Task, item: Item, scaffold: Scaffold) -> tuple[Item, str]:
+    """The item and the cue in the scaffold's words; an item's own cue is part of what it asks."""
+    if scaffold == "default" or item.cue:
+        return item, item.cue or task.cue
+    return replace(item, question=f"Q: {item.question.strip()}"), "\nA:"
 
 
 def _private(item: Item, cue: str, template: Template | None) -> tuple[str, str]:

@@ -1,7 +1,10 @@
 """The arms: who reads what, and who answers. Each is one small function over a batch of examples.
 
 `student` alone · `teacher` · `text` (the student reads what the teacher had) · `bridge` · `deranged` (another item's
-teacher cache) · `own` (the student's own cache injected: must equal `text`).
+teacher cache) · `own` (the student's own cache injected: must equal `text`). When asked for, the controls of
+`controls.py`: `zero` · `filler` (neutral text of the same length, read by the teacher) · `k_only` and `v_only` (the
+other half from the filler) · `shuffle_k` · `moment_matched` · `disabled` (no bridge: the student's own cache alone
+where it would be fused, an empty one where it would be replaced).
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from dataclasses import dataclass
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.errors import ConfigError
+from helmas_core.evaluation.controls import CHANGES, FILLER, halves
+from helmas_core.evaluation.costs import Ledger, real_bytes
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.states import Ids, States
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
-from helmas_core.models.tokens import endings, pad_left
+from helmas_core.models.tokens import encode, encode_start, endings, pad_left
 
 
 @dataclass(frozen=True)
@@ -32,22 +37,37 @@ class Arms:
     calls, so that timings are honest."""
 
     def __init__(
-        self, pair: Pair, bridge: Bridge | None, max_new_tokens: int, states: tuple[States, States] | None = None
+        self,
+        pair: Pair,
+        bridge: Bridge | None,
+        max_new_tokens: int,
+        states: tuple[States, States] | None = None,
+        seed: int = 0,
     ) -> None:
         self.pair, self.bridge, self.max_new_tokens = pair, bridge, max_new_tokens
-        plain = States(pair.teacher, pair.pad), States(pair.student, pair.pad)
+        hidden = () if bridge is None else bridge.hidden
+        plain = States(pair.teacher, pair.pad, hidden=hidden), States(pair.student, pair.pad)
         self.teacher_states, self.student_states = states or plain
         self.reuses = states is not None
-        self.ends = endings(pair.tokenizer)
+        self.ends, self.seed = endings(pair.tokenizer), seed
+        self.ledger, self.arm = Ledger(pair.device), ""
+        self.filler = Filler(pair)
 
     def run(self, arm: str, batch: Batch) -> Generation:
+        """Answers of `arm`; what they cost stands in `ledger` until the next run."""
+        self.ledger, self.arm = Ledger(self.pair.device), arm
         arms: dict[str, Callable[[Batch], Generation]] = {
             "student": lambda b: self._read(self.pair.student, [e.alone for e in b.examples], b.examples),
             "teacher": lambda b: self._teach(b.examples),
             "text": lambda b: self._read(self.pair.student, _texts(b.examples), b.examples),
             "bridge": lambda b: self._hand_over(b.examples, [e.source for e in b.examples]),
             "deranged": lambda b: self._hand_over(b.examples, self._foreign(b)),
-            "own": lambda b: self._inject(self.student_states.read([e.source for e in b.examples]), b.examples),
+            "own": lambda b: self._inject(self._own(b.examples), b.examples),
+            "filler": lambda b: self._hand_over(b.examples, self._neutral(b.examples)),
+            "k_only": lambda b: self._half(b.examples, keys=True),
+            "v_only": lambda b: self._half(b.examples, keys=False),
+            "disabled": lambda b: self._disabled(b.examples),
+            **{name: lambda b, name=name: self._changed(name, b.examples) for name in CHANGES},
         }
         return arms[arm](batch)
 
@@ -58,41 +78,108 @@ class Arms:
         return self._generate(self.pair.student, cache, [e.query for e in examples], examples)
 
     def _teach(self, examples: Sequence[Example]) -> Generation:
-        """The teacher's own answer; where its states are kept it goes on from them."""
-        if not self.reuses:
+        """The teacher's own answer; where its states are kept it goes on from them, unless they hold latent steps."""
+        if not self.reuses or self.pair.teacher.latent_steps:
             return self._read(self.pair.teacher, _texts(examples), examples)
-        state = self.teacher_states.read([e.source for e in examples])
+        with self.ledger.part("teacher_prefill"):
+            state = self.teacher_states.read([e.source for e in examples])
         return self._generate(self.pair.teacher, state, [e.query for e in examples], examples)
 
     def _hand_over(self, examples: Sequence[Example], sources: Sequence[Ids]) -> Generation:
         """Both models read `sources` as they are; only what the student makes of the bridged cache is adapted."""
+        return self._go_on(*self._bridged(examples, sources), examples)
+
+    def _bridged(self, examples: Sequence[Example], sources: Sequence[Ids]) -> tuple[KVCache, KVCache]:
+        """What the teacher keeps of `sources`, and what the bridge makes of it."""
+        bridge, ledger = self._required(), self.ledger
+        with ledger.part("teacher_prefill"):
+            state = self.teacher_states.read(sources)
+        own = self._own(examples) if bridge.mode == "fuse" else None
+        with ledger.part("bridge"):
+            cache = bridge(state, own)
+        ledger.teacher_bytes, ledger.bridged_bytes = real_bytes(state), real_bytes(cache, self.pair.student.model.dtype)
+        return state, cache
+
+    def _go_on(self, state: KVCache, cache: KVCache, examples: Sequence[Example]) -> Generation:
+        with self._required().adapted(state):
+            return self._inject(cache, examples)
+
+    def _required(self) -> Bridge:
         if self.bridge is None:
             raise ConfigError("this arm needs a bridge", where="eval.arms", fix="give --bridge PATH")
-        state = self.teacher_states.read(sources)
-        own = self.student_states.read([e.source for e in examples]) if self.bridge.mode == "fuse" else None
-        cache = self.bridge(state, own)
-        with self.bridge.adapted():
-            return self._inject(cache, examples)
+        return self.bridge
+
+    def _own(self, examples: Sequence[Example]) -> KVCache:
+        with self.ledger.part("student_prefill"):
+            return self.student_states.read([e.source for e in examples])
+
+    def _neutral(self, examples: Sequence[Example]) -> list[Ids]:
+        return [self.filler.like(example.source) for example in examples]
+
+    def _changed(self, name: str, examples: Sequence[Example]) -> Generation:
+        self._refuse_open(name)
+        sources = [example.source for example in examples]
+        state, cache = self._bridged(examples, sources)
+        return self._go_on(state, CHANGES[name](cache, self.pair.student.rope, sources, self.seed), examples)
+
+    def _half(self, examples: Sequence[Example], keys: bool) -> Generation:
+        self._refuse_open("k_only" if keys else "v_only")
+        state, item = self._bridged(examples, [example.source for example in examples])
+        _, neutral = self._bridged(examples, self._neutral(examples))
+        return self._go_on(state, halves(item, neutral) if keys else halves(neutral, item), examples)
+
+    def _refuse_open(self, arm: str) -> None:
+        """What is done to the cache tells nothing where the student also sees the teacher's states as it goes on."""
+        bridge = self._required()
+        if bridge.stays_open:
+            fix = "leave it out; zero and filler by way of the teacher are deranged and filler"
+            raise ConfigError(
+                f"{bridge.method} hands over more than a cache, so {arm} destroys too little",
+                where="eval.arms",
+                fix=fix,
+            )
+
+    def _disabled(self, examples: Sequence[Example]) -> Generation:
+        """Without the bridge and all that was trained with it."""
+        if self._required().mode == "fuse":
+            return self._inject(self._own(examples), examples)
+        return self._read(self.pair.student, [example.query for example in examples], examples)
 
     def _foreign(self, batch: Batch) -> list[Ids]:
         """The donors' sources; cut or repeated to the same length where own and foreign states are fused."""
         if self.bridge is None or self.bridge.mode != "fuse":
             return [donor.source for donor in batch.donors]
-        return [_fit(donor.source, len(e.source)) for e, donor in zip(batch.examples, batch.donors, strict=True)]
+        return [fit(donor.source, len(e.source)) for e, donor in zip(batch.examples, batch.donors, strict=True)]
 
     def _generate(
         self, member: Member, cache: KVCache | None, prompts: Sequence[Ids], examples: Sequence[Example]
     ) -> Generation:
         letters = all(example.choices for example in examples)
-        return generate(
-            member.model,
-            cache,
-            *pad_left(prompts, self.pair.pad, self.pair.device),
-            1 if letters else self.max_new_tokens,
-            ends=self.ends,
-            finished=lambda tokens: stopped(self.pair, tokens, examples[0].stop),
-            allowed=[example.choices for example in examples] if letters else None,
-        )
+        with self.ledger.generating("teacher" if self.arm == "teacher" else "student") as read:
+            return generate(
+                member.model,
+                cache,
+                *pad_left(prompts, self.pair.pad, self.pair.device),
+                1 if letters else self.max_new_tokens,
+                ends=self.ends,
+                finished=lambda tokens: stopped(self.pair, tokens, examples[0].stop),
+                allowed=[example.choices for example in examples] if letters else None,
+                on_prefill=read,
+            )
+
+
+class Filler:
+    """Neutral text as token ids, as long as it has to be; it opens as every source of the pair's does."""
+
+    def __init__(self, pair: Pair) -> None:
+        start = pair.template("")[0] if pair.template else ""
+        opening = encode_start(pair.tokenizer, start, pair.template)
+        self.opening, self.text = tuple(opening), tuple(encode(pair.tokenizer, FILLER))
+
+    def like(self, source: Ids) -> Ids:
+        """As many ids as `source`."""
+        opening = self.opening if source[: len(self.opening)] == self.opening else ()
+        return (opening + fit(self.text, len(source)))[: len(source)]
 
 
 def stopped(pair: Pair, tokens: Sequence[int], stop: Sequence[str]) -> bool:
@@ -105,7 +192,8 @@ def _texts(examples: Sequence[Example]) -> list[Ids]:
     return [example.source + example.query for example in examples]
 
 
-def _fit(source: Ids, length: int) -> Ids:
+def fit(source: Ids, length: int) -> Ids:
+    """`source` cut or repeated to `length`."""
     return (source * (length // len(source) + 1))[:length]
 
 
@@ -139,4 +227,4 @@ def _outwards(index: int, count: int) -> Iterator[int]:
 
 
 def _other(own: Example, donor: Example) -> bool:
-    return _fit(donor.source, len(own.source)) != own.source  # one that goes on where the own source ends is no other
+    return fit(donor.source, len(own.source)) != own.source  # one that goes on where the own source ends is no other

@@ -10,14 +10,17 @@ from typing import Any
 import torch
 
 from helmas_core.bridges.base import Bridge
-from helmas_core.config import Config
+from helmas_core.config import CONTROLS, Config
 from helmas_core.data.parse import same_answer
 from helmas_core.data.prompts import baseline_prompt
 from helmas_core.data.tasks import load_items, scored_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.arms import Arms, Batch, batches, stopped
+from helmas_core.evaluation.costs import Costs, Gauge
+from helmas_core.evaluation.guards import exactness, warnings_of
 from helmas_core.evaluation.items import item_records
 from helmas_core.evaluation.statistics import paired_difference, wilson
+from helmas_core.evaluation.verdict import verdict
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.reasoning import summary_of_thoughts
@@ -34,6 +37,7 @@ from helmas_core.runs import git_state, versions
 Key = tuple[str, str]
 TIMES = ("seconds_p50", "seconds_p95", "tokens_per_second")
 CONTRASTS = (("bridge", "student"), ("bridge", "deranged"), ("bridge", "text"), ("bridge", "teacher"), ("own", "text"))
+CONTRASTS += tuple(("bridge", control) for control in CONTROLS)
 
 
 @dataclass
@@ -112,10 +116,11 @@ def evaluate_examples(
     ):
         fix = "raise --limit, or leave the arm out with --arms"
         raise ConfigError("the deranged arm needs items with different sources", where="eval.arms", fix=fix)
-    tallies = {arm: Tally() for arm in arms}
-    states = read_once(config, pair, examples, arms, progress) if config.eval.reuse else None
-    runner = Arms(pair, bridge, config.eval.max_new_tokens, states)
+    tallies, costs = {arm: Tally() for arm in arms}, {arm: Costs(arm) for arm in arms}
+    states = read_once(config, pair, bridge, examples, arms, progress) if config.eval.reuse else None
+    runner = Arms(pair, bridge, config.eval.max_new_tokens, states, config.train.seed)
     warm_up(pair, bridge, arms, groups[0])
+    gauge = Gauge(pair.device)
     progress.start("evaluate", len(groups) * len(arms))
     for index, group in enumerate(groups):
         for place, arm in enumerate(arms):
@@ -123,21 +128,49 @@ def evaluate_examples(
                 progress.finish()
                 raise Stopped
             with torch.no_grad():
+                gauge.reset()
                 begin = clock(pair.device)
                 written = runner.run(arm, group)
                 tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued=True)
+                costs[arm].add(runner.ledger, group.examples, gauge.peak(), gauge.joules())
             progress.update(index * len(arms) + place + 1, arm=arm)
     progress.finish()
     document = _document("eval", config, pair, bridge, split, examples, tallies)
-    return {**document, "items": item_records(examples, tallies)}
+    document["costs"] = {arm: cost.summary(timed=not config.eval.reuse) for arm, cost in costs.items()}
+    return {**_judged(document, config, pair, examples, tallies), "items": item_records(examples, tallies)}
+
+
+def _judged(
+    document: dict[str, Any], config: Config, pair: Pair, examples: Sequence[Example], tallies: dict[str, Tally]
+) -> dict[str, Any]:
+    """The document with what tells whether to believe it, and what it says in plain words."""
+    both = {"own", "text"} <= tallies.keys()
+    document["outcomes"] = outcomes(tallies)
+    document["exactness"] = exactness(pair, examples, tallies["own"].tokens, tallies["text"].tokens) if both else None
+    document["verdict"] = verdict(document, config.eval.minimum_n, config.eval.allow_inexact)
+    document["warnings"] = warnings_of(document)
+    return document
+
+
+def outcomes(tallies: dict[str, Tally]) -> dict[str, Any]:
+    """Which items each arm got right: {"items": [[data set, id], …], "right": {arm: "0110…"}}, in one order."""
+    items = sorted(next(iter(tallies.values())).right)
+    right = {arm: "".join(str(int(tally.right[item])) for item in items) for arm, tally in tallies.items()}
+    return {"items": [list(item) for item in items], "right": right}
 
 
 def read_once(
-    config: Config, pair: Pair, examples: Sequence[Example], arms: Sequence[str], progress: Progress
+    config: Config,
+    pair: Pair,
+    bridge: Bridge | None,
+    examples: Sequence[Example],
+    arms: Sequence[str],
+    progress: Progress,
 ) -> tuple[States, States]:
     """Both models' states, with all in them that the arms will ask for, as far as memory and store go."""
-    states = both_states(pair, config.train, open_store(config.train, progress))
-    translating, fusing = {"bridge", "deranged"} & set(arms), config.bridge.mode == "fuse"
+    hidden, fusing = ((), False) if bridge is None else (bridge.hidden, bridge.mode == "fuse")
+    states = both_states(pair, config.train, open_store(config.train, progress), hidden)
+    translating = {"bridge", "deranged", *CONTROLS} & set(arms)
     needed = (translating or "teacher" in arms, "own" in arms or (translating and fusing))
     for model, wanted, name in zip(states, needed, ("teacher", "student"), strict=True):
         if wanted:
@@ -226,13 +259,14 @@ def _document(
         "split": split,
         "n": len(examples),
         "pair": pair.describe(),
-        "bridge": None if bridge is None else _bridge(config, bridge),
+        "bridge": None if bridge is None else _bridge(bridge),
         "arms": {name: tally.summary(timed=not config.eval.reuse) for name, tally in tallies.items()},
         "contrasts": contrasts(tallies, config.train.seed),
         "agreement": agreement(tallies),
         "reasoning": summary_of_thoughts(examples),
         "manifest": {
             "seed": config.train.seed,
+            "scaffold": config.data.scaffold,
             "batch": config.eval.batch,
             "handoff": config.data.handoff,
             "reasoning": config.data.reasoning if config.data.handoff == "reasoning" else None,
@@ -244,9 +278,9 @@ def _document(
     }
 
 
-def _bridge(config: Config, bridge: Bridge) -> dict[str, Any]:
+def _bridge(bridge: Bridge) -> dict[str, Any]:
     return {
-        "method": config.bridge.method,
+        "method": bridge.method,
         "mode": bridge.mode,
         "options": bridge.options.model_dump(mode="json"),
         **bridge.parameter_counts(),

@@ -19,7 +19,7 @@ from helmas_core.evaluation.measure import cache_figures, cosines, rms_ratios
 from helmas_core.evaluation.positions import position_figures, token_text
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.prepare import prepare, prepare_item
-from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import forward
 from helmas_core.models.pair import Pair
 from helmas_core.models.record import record_queries
@@ -73,7 +73,7 @@ def inspect_cache(
         "pair": pair.describe(),
         "bridge": None
         if bridge is None
-        else {"method": config.bridge.method, "mode": bridge.mode, **bridge.parameter_counts()},
+        else {"method": bridge.method, "mode": bridge.mode, **bridge.parameter_counts()},
         "cache": "teacher" if bridge is None else "bridged",
         "item": subject.item,
         "text": pair.tokenizer.decode(subject.source),
@@ -113,7 +113,7 @@ def _example(config: Config, pair: Pair, item: str | None) -> Example:
 def make_caches(pair: Pair, bridge: Bridge | None, subject: Subject) -> Caches:
     """Both models read the source; the bridge translates."""
     read = pad_left([subject.source], pair.pad, pair.device)
-    state, own = (capture(member.model, *read) for member in (pair.teacher, pair.student))
+    state, own = pair.teacher.read(*read, () if bridge is None else bridge.hidden), pair.student.read(*read)
     return Caches(state, own, None if bridge is None else bridge(state, own))
 
 
@@ -124,7 +124,7 @@ def sides_of(pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject
         "own": _side(caches.own, attention_weights(pair.student.model, caches.own, subject.query)),
     }
     if bridge is not None and caches.bridged is not None:
-        with bridge.adapted():
+        with bridge.adapted(caches.teacher):
             weights = attention_weights(pair.student.model, caches.bridged, subject.query)
         sides["bridged"] = _side(caches.bridged, weights)
     return sides
@@ -157,8 +157,8 @@ def compare(
         layers.append({"layer": index, **pairs, **empty, "heads": []})
     if bridge is not None and caches.bridged is not None:
         if caches.bridged.length == caches.own.length:
-            states = bridge.translate(caches.teacher), bridge.standard_form(caches.own)
-            _fill(layers, cosines(*states), rms_ratios(caches.bridged, caches.own))
+            state = caches.teacher.first(caches.own.length)  # latent steps have no counterpart
+            _fill(layers, cosines(*bridge.compared(state, caches.own)), rms_ratios(caches.bridged, caches.own))
         _attend(layers, pair, caches.own, (caches.bridged, caches.own), subject.query)
     return layers
 

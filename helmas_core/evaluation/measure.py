@@ -13,15 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from helmas_core.models.cache import KVCache
+from helmas_core.training.losses import effective_rank
 
 States = tuple[Tensor, Tensor]  # keys and values, [1, L, H, T, D]
-
-
-def effective_rank(states: Tensor) -> float:
-    """[T, width] → a number between 1 and min(T, width); constant parts do not count."""
-    sizes = torch.linalg.svdvals((states - states.mean(0)).float())
-    share = sizes / sizes.sum().clamp(min=1e-12)
-    return torch.exp(-(share * share.clamp(min=1e-12).log()).sum()).item()
 
 
 def rows(tensor: Tensor) -> Tensor:

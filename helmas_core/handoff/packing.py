@@ -26,8 +26,9 @@ _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 def pack(row: KVCache, form: Form) -> dict[str, Tensor]:
-    """A row without padding, [1, H, T, D] per layer, as `keys.…` and `values.…`, [L, H, T, D]."""
-    sides = {"keys": row.keys, "values": row.values}
+    """A row without padding, [1, H, T, D] per layer, as `keys.…`, `values.…` and, if there are any, `hidden.…`,
+    [L, H, T, D]."""
+    sides = {"keys": row.keys, "values": row.values, **({"hidden": row.hidden} if row.hidden else {})}
     shrunk = {side: _shrink(torch.cat(layers), form) for side, layers in sides.items()}
     return {f"{side}.{part}": tensor for side, parts in shrunk.items() for part, tensor in parts.items()}
 
@@ -35,18 +36,25 @@ def pack(row: KVCache, form: Form) -> dict[str, Tensor]:
 def unpack(entry: Mapping[str, Tensor], dtype: torch.dtype) -> KVCache:
     """The row that `pack` was given, in `dtype`, up to the form's error."""
     keys, values = (_grow(entry, side, dtype) for side in ("keys", "values"))
+    hidden = _grow(entry, "hidden", dtype) if "hidden.data" in entry else ()
     mask = torch.ones(1, keys[0].shape[2], dtype=torch.bool)
-    return KVCache(keys, values, mask, positions_of(mask))
+    return KVCache(keys, values, mask, positions_of(mask), hidden=hidden)
 
 
-def layout(shape: Sequence[int], dtype: torch.dtype, form: Form) -> Layout:
-    """What `pack` makes of a row of `shape` [L, H, T, D]."""
+def layout(shape: Sequence[int], dtype: torch.dtype, form: Form, hidden: Sequence[int] = ()) -> Layout:
+    """What `pack` makes of a row of `shape` [L, H, T, D] with hidden states of shape `hidden`."""
+    sides = {"keys": shape, "values": shape, **({"hidden": hidden} if hidden else {})}
+    described = {side: _layout(each, dtype, form) for side, each in sides.items()}
+    return {f"{side}.{part}": value for side, parts in described.items() for part, value in parts.items()}
+
+
+def _layout(shape: Sequence[int], dtype: torch.dtype, form: Form) -> Layout:
     kept = {"model": dtype, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[form]
     parts = {"data": describe(kept, shape)}
     if form == "fp8":
         per_channel = describe(torch.float32, [*shape[:2], 1, shape[3]])
         parts |= {"mean": per_channel, "scale": per_channel}
-    return {f"{side}.{part}": described for side in ("keys", "values") for part, described in parts.items()}
+    return parts
 
 
 def _shrink(data: Tensor, form: Form) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ def prepare_item(config: Config, pair: Pair, split: str, wanted: str, progress: 
 def _example(config: Config, pair: Pair, task: Task, item: Item, thought: Thought | None) -> Example:
     written = None if thought is None else thought.text
     data = config.data
-    prompt = render(task, item, data.handoff, pair.template, written, data.cut_last_step)
+    prompt = render(task, item, data.handoff, pair.template, written, data.cut_last_step, data.scaffold)
     return make_example(pair, task, item, prompt, thought)
 
 

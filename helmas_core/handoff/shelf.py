@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from helmas_core.config import TrainConfig
 from helmas_core.handoff import packing
@@ -17,27 +21,40 @@ Ids = tuple[int, ...]
 
 
 class Shelf:
-    """States by token ids, a row without padding each, [1, H, T, D] per layer, on the CPU in the model's dtype."""
+    """States by token ids, a row without padding each, [1, H, T, D] per layer, on the CPU in the model's dtype.
 
-    def __init__(self, store: Store, pair: Pair, member: Member, form: Form) -> None:
-        self.store, self.member = store, member
+    Rows with hidden states are kept apart from rows without: what no method asks for takes no room.
+    """
+
+    def __init__(self, store: Store, pair: Pair, member: Member, form: Form, hidden: Sequence[int] = ()) -> None:
+        self.store, self.member, self.hidden = store, member, tuple(hidden)
         self.form: Form = form
-        self.name = digest(FORMAT, producer(pair, member), form)
+        self.name = digest(FORMAT, producer(pair, member), form, *([self.hidden] if hidden else []), *self._thought())
 
     def __contains__(self, ids: Ids) -> bool:
         geometry = self.member.geometry
-        shape = (geometry.layers, geometry.kv_heads, len(ids), geometry.head_dim)
-        return self.store.layout(self._key(ids)) == packing.layout(shape, self.member.model.dtype, self.form)
+        places = len(ids) + self.member.latent_steps
+        shape = (geometry.layers, geometry.kv_heads, places, geometry.head_dim)
+        hidden = (len(self.hidden), 1, places, geometry.hidden_size) if self.hidden else ()
+        return self.store.layout(self._key(ids)) == packing.layout(shape, self.member.model.dtype, self.form, hidden)
 
     def read(self, ids: Ids) -> KVCache | None:
         entry = self.store.get(self._key(ids)) if ids in self else None
-        return None if entry is None else packing.unpack(entry, self.member.model.dtype)
+        return None if entry is None else self._unpack(ids, entry)
 
     def write(self, sources: Sequence[Ids], rows: Sequence[KVCache]) -> list[KVCache]:
         """Keep `rows`, and return them as they will be read again, whether or not there is room for them."""
         packed = [packing.pack(row, self.form) for row in rows]
         self.store.put({self._key(ids): entry for ids, entry in zip(sources, packed, strict=True)})
-        return [packing.unpack(entry, self.member.model.dtype) for entry in packed]
+        return [self._unpack(ids, entry) for ids, entry in zip(sources, packed, strict=True)]
+
+    def _unpack(self, ids: Ids, entry: Mapping[str, Tensor]) -> KVCache:
+        row = packing.unpack(entry, self.member.model.dtype)
+        return row if self.member.latent_steps else replace(row, ids=torch.tensor([ids]))
+
+    def _thought(self) -> list[str]:
+        """What tells states with latent steps from those without."""
+        return [f"latent {self.member.latent_steps}"] if self.member.latent_steps else []
 
     def _key(self, ids: Ids) -> str:
         return digest(self.name, ids)

@@ -9,7 +9,7 @@ import torch
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.shelf import Ids, Shelf
 from helmas_core.handoff.store import GIB, Store
-from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import pad_left
 
@@ -25,10 +25,14 @@ class States:
     of what is missing: a run that is repeated, or was killed while it filled, finds or computes the very digits that
     it would have without a shelf and with memory for all. Rows that another run read in other groups keep that
     run's last digits.
+
+    `hidden` names the hidden states that come with the caches, as `models.cache.read` counts them.
     """
 
-    def __init__(self, member: Member, pad: int, budget: float = 0.0, shelf: Shelf | None = None) -> None:
-        self.member, self.pad, self.budget, self.shelf = member, pad, budget, shelf
+    def __init__(
+        self, member: Member, pad: int, budget: float = 0.0, shelf: Shelf | None = None, hidden: Sequence[int] = ()
+    ) -> None:
+        self.member, self.pad, self.budget, self.shelf, self.hidden = member, pad, budget, shelf, hidden
         self.kept: dict[Ids, KVCache] = {}
         self.used = 0
 
@@ -63,7 +67,7 @@ class States:
     def _run(self, sources: Sequence[Ids]) -> KVCache:
         model = self.member.model
         with torch.autocast(model.device.type, enabled=False):  # the same numbers inside training as outside
-            return capture(model, *pad_left(sources, self.pad, model.device))
+            return self.member.read(*pad_left(sources, self.pad, model.device), self.hidden)
 
     def _keep(self, group: Sequence[Ids]) -> None:
         read = self._run(group)
@@ -97,11 +101,14 @@ class States:
         return self.shelf is not None and not self.shelf.store.closed
 
 
-def both_states(pair: Pair, config: TrainConfig, store: Store | None) -> tuple[States, States]:
-    """The teacher's and the student's: half of train.state_gib each, and a shelf each where there is a store."""
+def both_states(
+    pair: Pair, config: TrainConfig, store: Store | None, hidden: Sequence[int] = ()
+) -> tuple[States, States]:
+    """The teacher's, with its `hidden` states, and the student's: half of train.state_gib each, and a shelf each where
+    there is a store."""
 
-    def states(member: Member) -> States:
-        shelf = None if store is None else Shelf(store, pair, member, config.store_dtype)
-        return States(member, pair.pad, config.state_gib * GIB / 2, shelf)
+    def states(member: Member, hidden: Sequence[int]) -> States:
+        shelf = None if store is None else Shelf(store, pair, member, config.store_dtype, hidden)
+        return States(member, pair.pad, config.state_gib * GIB / 2, shelf, hidden)
 
-    return states(pair.teacher), states(pair.student)
+    return states(pair.teacher, hidden), states(pair.student, ())

@@ -1,8 +1,9 @@
-"""A LoRA on the student's attention output projections, in place only while the student goes on from a bridged cache.
+"""A student that is trained along with the bridge: a LoRA on its attention output projections, or a copy of its
+weights, in place only while it goes on from a bridged cache.
 
-After Hu et al. 2021 (https://arxiv.org/abs/2106.09685), with the layers of peft, an optional extra. peft's own switches
-change `requires_grad`, and a backward pass after switching off would drop the gradients in silence; so its layers are
-put into the model and taken out again, and outside `active` the student is module for module what it was.
+The LoRA is after Hu et al. 2021 (https://arxiv.org/abs/2106.09685), with the layers of peft, an optional extra. peft's
+own switches change `requires_grad`, and a backward pass after switching off would drop the gradients in silence; so its
+layers are put into the model and taken out again, and outside `active` the student is module for module what it was.
 """
 
 from __future__ import annotations
@@ -47,6 +48,32 @@ class StudentLora(nn.Module):
     def _put(self, projections: list[Any]) -> None:
         for holder, projection in zip(self._holders, projections, strict=True):
             setattr(holder, self._name, projection)
+
+
+class StudentCopy(nn.Module):
+    """All weights of the student once more, fp32, to be trained; in the model's place only while `active`.
+
+    Owns its weights, shared ones once; the model is borrowed and keeps its own.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        named = ((module, key, p) for module in model.modules() for key, p in module.named_parameters(recurse=False))
+        self._places = list(named)
+        different = {id(p): p for _, _, p in self._places}
+        self._index = {own: index for index, own in enumerate(different)}
+        self.weights = nn.ParameterList(nn.Parameter(p.detach().float().clone()) for p in different.values())
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The model runs with these weights inside; its own come back whatever happens."""
+        for module, key, own in self._places:
+            setattr(module, key, self.weights[self._index[id(own)]])
+        try:
+            yield
+        finally:
+            for module, key, own in self._places:
+                setattr(module, key, own)
 
 
 def output_projections(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:

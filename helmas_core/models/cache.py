@@ -1,11 +1,12 @@
 """The KV cache that helmas hands around. The only file that touches transformers' cache classes.
 
-Shapes: B batch, L layers, H KV heads, T tokens, D head dim.
+Shapes: B batch, L layers, H KV heads, T tokens, D head dim, E hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from helmas_core.errors import CacheError
+from helmas_core.models.layers import layer_states
 
 TransformersCache = DynamicCache
 
@@ -23,6 +25,9 @@ class KVCache:
 
     `mask` [B, T] is True on real tokens; `positions` [B, T] are the RoPE positions that the keys were (or will
     be) rotated to; `rotated` says whether RoPE is on the keys.
+
+    Of a model that has read, `ids` [B, T] are the tokens, and `hidden` those of its hidden states that were asked for,
+    [B, 1, T, E] each: laid out as one head, so that they are cut, padded and moved like keys and values.
     """
 
     keys: tuple[Tensor, ...]
@@ -30,6 +35,8 @@ class KVCache:
     mask: Tensor
     positions: Tensor
     rotated: bool = True
+    ids: Tensor | None = None
+    hidden: tuple[Tensor, ...] = ()
 
     @property
     def layers(self) -> int:
@@ -45,35 +52,48 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, *self.hidden))
 
     def next_positions(self) -> Tensor:
         """[B]: the position of the first token after each row's last real one."""
         return torch.where(self.mask, self.positions, -1).amax(1) + 1
 
     def map(self, change: Callable[[Tensor], Tensor]) -> KVCache:
-        return replace(self, keys=tuple(map(change, self.keys)), values=tuple(map(change, self.values)))
+        """`change` applied to every key, value and hidden state; `mask`, `positions` and `ids` stay."""
+        keys, values, hidden = (tuple(map(change, part)) for part in (self.keys, self.values, self.hidden))
+        return replace(self, keys=keys, values=values, hidden=hidden)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> KVCache:
         moved = self.map(lambda t: t.to(device=device, dtype=dtype or t.dtype))
-        return replace(moved, mask=self.mask.to(device), positions=self.positions.to(device))
+        return moved._about(lambda t: t.to(device))
 
     def row(self, index: int) -> KVCache:
         """One row without its padding, batch 1."""
         real = self.mask[index].nonzero()[:, 0]
         picked = self.map(lambda t: t[index : index + 1, :, real])
-        return replace(
-            picked, mask=self.mask[index : index + 1, real], positions=self.positions[index : index + 1, real]
-        )
+        return picked._about(lambda t: t[index : index + 1, real])
+
+    def _about(self, change: Callable[[Tensor], Tensor]) -> KVCache:
+        """`change` applied to what is said of each token."""
+        ids = None if self.ids is None else change(self.ids)
+        return replace(self, mask=change(self.mask), positions=change(self.positions), ids=ids)
 
     def rows(self, indices: Tensor) -> KVCache:
         """Some rows, in the order of `indices` [N], as wide as before."""
-        picked = self.map(lambda t: t[indices])
-        return replace(picked, mask=self.mask[indices], positions=self.positions[indices])
+        return self.map(lambda t: t[indices])._about(lambda t: t[indices])
 
     def keep_first(self, counts: Tensor) -> KVCache:
         """Hide all but the first `counts` [B] real tokens of each row; the length stays, for one shape per batch."""
         return replace(self, mask=self.mask & (self.mask.cumsum(1) <= counts[:, None]))
+
+    def first(self, length: int) -> KVCache:
+        """The first `length` places, padding included."""
+        if length == self.length:
+            return self
+        return self.map(lambda t: t[:, :, :length])._about(lambda t: t[:, :length])
+
+    def without_last_hidden(self) -> KVCache:
+        return replace(self, hidden=self.hidden[:-1])
 
     def stacked(self) -> tuple[Tensor, Tensor]:
         """Keys and values as [B, L, H, T, D]."""
@@ -91,11 +111,12 @@ class KVCache:
         def pad(tensors: Sequence[Tensor], dim: int) -> Tensor:
             return torch.cat([_pad_left(t, width - t.shape[dim], dim) for t in tensors])
 
-        layers = range(rows[0].layers)
-        keys = tuple(pad([row.keys[i] for row in rows], 2) for i in layers)
-        values = tuple(pad([row.values[i] for row in rows], 2) for i in layers)
+        parts = ([row.keys for row in rows], [row.values for row in rows], [row.hidden for row in rows])
+        keys, values, hidden = (tuple(pad(layer, 2) for layer in zip(*part, strict=True)) for part in parts)
         mask, positions = pad([row.mask for row in rows], 1), pad([row.positions for row in rows], 1)
-        return cls(keys, values, mask, positions, rows[0].rotated)
+        known = [row.ids for row in rows if row.ids is not None]
+        ids = pad(known, 1) if len(known) == len(rows) else None
+        return cls(keys, values, mask, positions, rows[0].rotated, ids, hidden)
 
     def to_transformers(self) -> DynamicCache:
         """A fresh transformers cache; generating with it leaves this one as it was."""
@@ -134,17 +155,48 @@ def read_layers(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, 
     return tuple(keys), tuple(values)
 
 
-def capture(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> KVCache:
-    """Read `ids` [B, T] with `model` and return what its attention layers keep. No gradient."""
+@torch.no_grad()
+def capture(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int] = ()) -> KVCache:
+    """`read` without a gradient."""
+    return read(model, ids, mask, hidden)
+
+
+def read(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int] = ()) -> KVCache:
+    """Read `ids` [B, T] with `model` and return what its attention layers keep, and the hidden states of `hidden`.
+
+    A model of L layers has L + 1 of them: 0 is the embeddings, i what layer i − 1 puts out, L is after the last norm.
+    """
     mask = mask.bool()
     positions, filled = positions_of(mask), empty_cache()
-    with torch.no_grad():
-        model.base_model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            past_key_values=filled,
-            use_cache=True,
+    states = _pass(model, filled, mask, positions, hidden, input_ids=ids)
+    return KVCache(*read_layers(filled), mask, positions, True, ids, states)
+
+
+def extend(model: PreTrainedModel, state: KVCache, inputs: Tensor, hidden: Sequence[int] = ()) -> KVCache:
+    """`state` and one more place for each row, at which `model` is given an embedding, [B, 1, E], and no token.
+
+    `hidden` are those that `state` has.
+    """
+    filled, added = state.to_transformers(), state.mask.new_ones(len(inputs), 1)
+    mask = torch.cat((state.mask, added), 1)
+    positions = torch.cat((state.positions, state.next_positions()[:, None]), 1)
+    states = _pass(model, filled, mask, positions[:, -1:], hidden, inputs_embeds=inputs)
+    joined = tuple(torch.cat(pair, 2) for pair in zip(state.hidden, states, strict=True))
+    return KVCache(*read_layers(filled), mask, positions, True, None, joined)
+
+
+def _pass(
+    model: PreTrainedModel,
+    filled: DynamicCache,
+    mask: Tensor,
+    positions: Tensor,
+    hidden: Sequence[int],
+    **given: Tensor,
+) -> tuple[Tensor, ...]:
+    """Let `model` read on into `filled`; its hidden states of `hidden`, [B, 1, T, E] each."""
+    with layer_states(model, hidden) if hidden else nullcontext({}) as seen:
+        out = model.base_model(
+            attention_mask=mask.long(), position_ids=positions, past_key_values=filled, use_cache=True, **given
         )
-    keys, values = read_layers(filled)
-    return KVCache(keys, values, mask, positions)
+    seen[len(filled.layers)] = out.last_hidden_state
+    return tuple(seen[i][:, None] for i in hidden)

@@ -64,12 +64,15 @@ def _cost(config: Config, teacher: Geometry, student: Geometry) -> dict[str, Any
     with torch.device("meta"):
         bridge = make_bridge(config.bridge, teacher, student)
     tokens = {"teacher": teacher.kv_bytes_per_token(element), "student": student.kv_bytes_per_token(element)}
-    batch = max(stage.batch or config.train.batch for stage in config.train.schedule())
+    full = config.bridge.student == "full"
+    hidden = len(bridge.hidden) * teacher.hidden_size * element
+    batch = max((stage.batch or config.train.batch for stage in config.train.schedule()), default=config.train.batch)
     memory = {
         "teacher": teacher.parameters * element / GIB,
         "student": student.parameters * element / GIB,
         "bridge_training": bridge.parameter_count() * _FP32 * _ADAM_COPIES / GIB,
-        "caches": batch * config.data.max_source_tokens * sum(tokens.values()) / GIB,
+        **({"student_training": student.parameters * _FP32 * _ADAM_COPIES / GIB} if full else {}),
+        "caches": batch * config.data.max_source_tokens * (sum(tokens.values()) + hidden) / GIB,
     }
     computing, kept = sum(memory.values()), config.train.state_gib  # states are kept on the host, whatever computes
     needed = {"gpu": computing, "host": kept} if gpu else {"gpu": 0.0, "host": computing + kept}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helmas_core.config import Config, PairConfig, load_config, profile_names
+from helmas_core.config import Config, PairConfig, find_profile, load_config, profile_names, read_toml
 from helmas_core.errors import ConfigError, HelmasError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -51,9 +51,9 @@ def missing(config: Config) -> str | None:
 
 
 def runnable_profiles() -> list[str]:
-    """Shipped profiles that this machine can run."""
+    """Shipped profiles of a pair that this machine can run."""
     found = []
-    for name in profile_names():
+    for name in (name for name in profile_names() if "pair" in read_toml(find_profile(name))):
         try:
             if missing(load_config([name])) is None:
                 found.append(name)
@@ -76,7 +76,20 @@ def resolve_hardware(config: Config) -> Hardware:
     device = torch.device("cuda" if gpu else "cpu")
     dtype, why_dtype = _dtype(config.pair, gpu)
     attention, why_attention = _attention(config.pair, gpu, dtype)
+    check_bits(config.pair, gpu)
     return Hardware(device, dtype, attention, (f"device {device.type}", why_dtype, why_attention))
+
+
+def check_bits(pair: PairConfig, gpu: bool) -> None:
+    """ConfigError for a quantised teacher where bitsandbytes cannot run it."""
+    if pair.teacher_bits is None:
+        return
+    if not gpu:
+        fix = "leave the key out, or use a machine with one"
+        raise ConfigError("a 4-bit teacher needs a CUDA GPU", where="pair.teacher_bits", fix=fix)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        fix = 'install the extra: pip install "helmas[quantised]"'
+        raise ConfigError("a 4-bit teacher needs bitsandbytes", where="pair.teacher_bits", fix=fix)
 
 
 def _dtype(pair: PairConfig, gpu: bool) -> tuple[torch.dtype, str]:

@@ -88,20 +88,24 @@ def generate(
     finished: Callable[[list[int]], bool] = lambda _: False,
     allowed: Sequence[Sequence[int]] | None = None,
     on_token: Callable[[int, int], None] = lambda _row, _token: None,
+    on_prefill: Callable[[], None] = lambda: None,
 ) -> Generation:
     """Greedy decoding after `cache`, batched; `cache` itself is left as it was.
 
     A row ends at a token in `ends`, or when `finished(its new tokens)` says so. `allowed[row]`, if given, are the
-    only token ids that the row may take. `on_token(row, id)` sees every new token.
+    only token ids that the row may take. `on_token(row, id)` sees every new token; `on_prefill()` is called
+    once, when all of `ids` is read and the first token is known.
     """
     filled, seen = _filled(student, cache), attention_mask(cache, mask)
     positions = new_positions(cache, mask)
     rows: list[list[int]] = [[] for _ in range(len(ids))]
     open_rows = set(range(len(ids)))
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         logits = _step(student, filled, ids, seen, positions, last)[:, -1].float()
         ids = _pick(logits, allowed)
+        if step == 0:
+            on_prefill()
         for row, token in enumerate(ids[:, 0].tolist()):
             if row in open_rows and _take(rows[row], token, ends, finished):
                 open_rows.discard(row)

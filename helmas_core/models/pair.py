@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,8 +24,10 @@ from transformers.utils import logging as transformers_logging
 
 from helmas_core.config import Config
 from helmas_core.errors import ConfigError, PairError
+from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.geometry import Geometry, probe
 from helmas_core.models.hardware import Hardware
+from helmas_core.models.latent import Latent
 from helmas_core.models.preflight import Problem, model_problems, tokenizer_problems
 from helmas_core.models.rope import Rope, rope_residual
 from helmas_core.models.tokens import ChatTemplate, chat_template, content_hash
@@ -45,6 +49,17 @@ class Member:
     revision: str | None
     fingerprint: str
     rope_residual: float
+    latent: Latent | None = None  # steps that it thinks after what it reads
+
+    @property
+    def latent_steps(self) -> int:
+        return 0 if self.latent is None else self.latent.steps
+
+    def read(self, ids: Tensor, mask: Tensor, hidden: Sequence[int] = ()) -> KVCache:
+        """What it keeps of `ids` [B, T], T places or those of its latent steps more. No gradient."""
+        if self.latent is None:
+            return capture(self.model, ids, mask, hidden)
+        return self.latent.read(ids, mask, hidden)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -155,17 +170,22 @@ def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] 
         listed = "; ".join(f"{p.where} {p.what} ({p.fix})" for p in errors)
         raise PairError(f"this pair cannot be bridged: {listed}", fix="see `helmas doctor`")
     pair = config.pair
-    teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify)
-    same = (pair.teacher, pair.teacher_revision) == (pair.student, pair.student_revision)
+    teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify, pair.teacher_bits)
+    same = (pair.teacher, pair.teacher_revision, pair.teacher_bits) == (pair.student, pair.student_revision, None)
     student = teacher if same else _load(pair.student, pair.student_revision, hardware, notify)
+    if config.data.handoff == "latent":
+        teacher = replace(teacher, latent=Latent(teacher.model, config.data.latent_steps))
     tokenizer = read_tokenizer(pair.student, pair.student_revision)
     template = chat_template(tokenizer, config.data.chat_template)
     return Pair(teacher, student, tokenizer, template, content_hash(tokenizer), hardware)
 
 
-def _load(source: str, revision: str | None, hardware: Hardware, notify: Callable[[str], None]) -> Member:
-    notify(f"loading {source}")
+def _load(
+    source: str, revision: str | None, hardware: Hardware, notify: Callable[[str], None], bits: int | None = None
+) -> Member:
+    notify(f"loading {source}" + (f" in {bits} bits" if bits else ""))
     where, extra = locate(source)
+    extra = {**extra, **(_quantised(hardware) if bits else {})}
     load = AutoModelForCausalLM.from_pretrained
     model: PreTrainedModel = _guarded(
         lambda: load(
@@ -178,8 +198,15 @@ def _load(source: str, revision: str | None, hardware: Hardware, notify: Callabl
         ),
         source,
     )
-    model.to(hardware.device)  # type: ignore[arg-type]
+    if not bits:  # quantised weights were put in their place while they were loaded
+        model.to(hardware.device)  # type: ignore[arg-type]
     return freeze(source, model)
+
+
+def _quantised(hardware: Hardware) -> dict[str, Any]:
+    """What makes transformers load weights in 4 bits, with products in the pair's dtype."""
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=hardware.dtype)
+    return {"quantization_config": settings, "device_map": {"": hardware.device}}
 
 
 def freeze(source: str, model: PreTrainedModel) -> Member:

@@ -39,4 +39,4 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
 
 def _repeated(one: KVCache, rows: int) -> KVCache:
     wide = one.map(lambda t: t.expand(rows, -1, -1, -1))
-    return replace(wide, mask=one.mask.expand(rows, -1), positions=one.positions.expand(rows, -1))
+    return replace(wide, mask=one.mask.expand(rows, -1), positions=one.positions.expand(rows, -1), ids=None)

@@ -21,7 +21,7 @@ from helmas_core.models.hardware import GIB
 from helmas_core.progress import Progress
 from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
-from helmas_core.training.order import batch_indices, learning_rate, step_random
+from helmas_core.training.order import batch_indices, learning_rate, noise_seed, step_random
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Trainer:
             mixed_precision=precision, cpu=device.type == "cpu", log_with=config.tracker, project_dir=tracking
         )
         bridge = objective.bridge.requires_grad_(True).train()
-        optimiser = torch.optim.AdamW(bridge.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        groups = parameter_groups(bridge, config)
+        optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.bridge, self.optimiser = self.accelerator.prepare(bridge, optimiser)
         if config.compile:
             compile_bridge(bridge)
@@ -140,7 +141,9 @@ class Trainer:
         stage, config = step.stage, self.config
         rate = learning_rate(step.within, stage.steps, stage.learning_rate or config.learning_rate, config.warmup)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
+        torch.manual_seed(noise_seed(config.seed, step.overall))
+        self.objective.bridge.anneal(step.overall / config.total_steps())
         terms, tokens = self._backward(step)
         self.accelerator.clip_grad_norm_(self.bridge.parameters(), config.clip)
         self.optimiser.step()
@@ -159,6 +162,9 @@ class Trainer:
                 raise TrainingError(
                     f"the loss is {loss.item()} at step {step.overall + 1}", fix="lower the learning rate"
                 )
+            if not loss.requires_grad:
+                what = f"nothing that is trained takes part in the losses of the stage {step.stage.name}"
+                raise TrainingError(what, fix="choose other losses")
             self.accelerator.backward(loss / count)
             tokens += sum(len(example.source) for example in batch)
             for name, value in {"loss": loss.item(), **terms}.items():
@@ -178,6 +184,15 @@ class Trainer:
     def restore_scaler(self, state: dict[str, Any]) -> None:
         if state and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state)
+
+
+def parameter_groups(bridge: Bridge, config: TrainConfig) -> list[dict[str, Any]]:
+    """The bridge's own parameters and, where it is trained along, the student's with its share of the rate."""
+    student = bridge.student_parameters()
+    theirs = {id(p) for p in student}
+    share = (config.student_learning_rate or config.learning_rate) / config.learning_rate
+    groups = [{"params": [p for p in bridge.parameters() if id(p) not in theirs], "share": 1.0}]
+    return groups + ([{"params": student, "share": share}] if student else [])
 
 
 def compile_bridge(bridge: Bridge) -> None:

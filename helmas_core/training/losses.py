@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from helmas_core.bridges.base import KeysValues
 from helmas_core.models.cache import KVCache
 from helmas_core.models.record import Recording
 
 IGNORE = -100
 
 
-def cache_mse(predicted: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+def cache_mse(predicted: KeysValues, target: KeysValues, mask: Tensor) -> Tensor:
     """Mean squared error of standardised keys and values [B, L, H, T, D] over the real tokens of `mask` [B, T]."""
     weight = mask[:, None, None, :, None].float()
     parts = [
@@ -23,6 +24,61 @@ def cache_mse(predicted: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor], m
         for p, t in zip(predicted, target, strict=True)
     ]
     return torch.stack(parts).mean()
+
+
+def mercator(predicted: KeysValues, target: KeysValues, mask: Tensor, beta: float = 0.0) -> Tensor:
+    """1 − mean cosine, plus `beta` · `log_norm` (KAVA): of keys and values [B, L, H, T, D], vector by vector over the
+    real tokens of `mask` [B, T]. 0 for vectors that differ in length only, 1 for orthogonal ones."""
+    parts = [_over_tokens(1 - cosine(p, t), mask) for p, t in zip(predicted, target, strict=True)]
+    loss = torch.stack(parts).mean()
+    return loss + beta * log_norm(predicted, target, mask) if beta else loss
+
+
+def log_norm(predicted: KeysValues, target: KeysValues, mask: Tensor) -> Tensor:
+    """Mean squared difference of the vectors' logarithmic lengths, which `mercator` alone leaves free (KAVA)."""
+
+    def length(states: Tensor) -> Tensor:
+        return states.float().norm(dim=-1).clamp(min=1e-6).log()
+
+    parts = [_over_tokens((length(p) - length(t)).square(), mask) for p, t in zip(predicted, target, strict=True)]
+    return torch.stack(parts).mean()
+
+
+COMPARE = {"cache_mse": cache_mse, "mercator": mercator, "log_norm": log_norm}
+
+
+def cosine(predicted: Tensor, target: Tensor) -> Tensor:
+    """[B, L, H, T, D] twice → [B, L, H, T], fp32."""
+    return functional.cosine_similarity(predicted.float(), target.float(), dim=-1)
+
+
+def _over_tokens(each: Tensor, mask: Tensor) -> Tensor:
+    """The mean of [B, L, H, T] over layers, heads and real tokens."""
+    weight = mask[:, None, None].float()
+    return (each * weight).sum() / (weight.sum() * each[0, :, :, 0].numel())
+
+
+@torch.no_grad()
+def collapse(predicted: KeysValues, target: KeysValues, mask: Tensor) -> dict[str, float]:
+    """What to watch beside a cosine: it also rises where all vectors become one, and then the effective rank falls.
+
+    The cosine of keys and of values, and the effective rank of the middle layer's on both sides.
+    """
+    figures = {}
+    for name, ours, theirs in zip("kv", predicted, target, strict=True):
+        figures[f"{name}_cosine"] = _over_tokens(cosine(ours, theirs), mask).item()
+        for side, states in (("", ours), ("_own", theirs)):
+            rows = states[:, states.shape[1] // 2].transpose(1, 2)[mask].flatten(1)
+            figures[f"{name}_rank{side}"] = effective_rank(rows)
+    return figures
+
+
+def effective_rank(states: Tensor) -> float:
+    """[N, width] → a number between 1 and min(N, width); constant parts do not count (Roy & Vetterli 2007)."""
+    centred = (states - states.mean(0)).double()
+    sizes = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
+    share = sizes / sizes.sum().clamp(min=1e-12)
+    return torch.exp(-(share * share.clamp(min=1e-12).log()).sum()).item()
 
 
 def attention_output(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.base import COMPARING, Bridge, KeysValues
+from helmas_core.bridges.standard import Translator
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.examples import Example
-from helmas_core.handoff.states import both_states
+from helmas_core.handoff.states import Ids, both_states
 from helmas_core.handoff.store import Store
 from helmas_core.models import inject
 from helmas_core.models.cache import KVCache
@@ -22,17 +24,40 @@ from helmas_core.training import losses
 from helmas_core.training.following import Following, choose
 
 
+@dataclass(frozen=True)
+class Handed:
+    """A hand-off of a batch: what the teacher keeps, what the student goes on from, and what it keeps by itself."""
+
+    state: KVCache
+    cache: KVCache
+    own: KVCache | None
+
+    def rows(self, indices: Tensor) -> Handed:
+        own = None if self.own is None else self.own.rows(indices)
+        return Handed(self.state.rows(indices), self.cache.rows(indices), own)
+
+
 class Objective:
-    """Weighted losses of a batch; holds both models' states so that each source is read once."""
+    """Weighted losses of a batch; holds both models' states so that each source is read once.
+
+    `donors`, where they are given, tell what the teacher reads in a source's place.
+    """
 
     def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig, store: Store | None = None) -> None:
         self.pair, self.bridge, self.config = pair, bridge, config
-        self.teacher_states, self.student_states = both_states(pair, config, store)
+        self.teacher_states, self.student_states = both_states(pair, config, store, bridge.hidden)
+        self.donors: Mapping[Ids, Ids] = {}
+
+    def told(self, sources: Iterable[Ids]) -> list[Ids]:
+        """What the teacher reads."""
+        return [self.donors.get(source, source) for source in sources]
 
     def states(self, examples: Sequence[Example]) -> tuple[KVCache, KVCache]:
-        """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions."""
+        """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions; with donors
+        the same mask and positions only. Latent steps are left out: the student has nothing to compare them with."""
         sources = [example.source for example in examples]
-        return self.teacher_states.read(sources), self.student_states.read(sources)
+        own = self.student_states.read(sources)
+        return self.teacher_states.read(self.told(sources)).first(own.length), own
 
     def compares(self, weights: Mapping[Any, float]) -> bool:
         """Whether these losses need the student's own cache of the source."""
@@ -41,41 +66,46 @@ class Objective:
     def __call__(
         self, examples: Sequence[Example], weights: Mapping[Any, float], rng: random.Random
     ) -> tuple[Tensor, dict[str, float]]:
-        """The weighted sum and each unweighted term."""
+        """The weighted sum, and each unweighted term with figures that belong to it."""
         sources = [example.source for example in examples]
-        state = self.teacher_states.read(sources)
+        state = self.teacher_states.read(self.told(sources))
         own = self.student_states.read(sources) if self.compares(weights) else None
-        translated = self.bridge.translate(state)
-        terms: dict[str, Tensor] = {}
-        if "cache_mse" in weights:
-            assert own is not None
-            terms["cache_mse"] = losses.cache_mse(translated, self.bridge.standard_form(own), state.mask)
-        if weights.keys() - {"cache_mse"}:
+        terms, figures, translated = {}, {}, None
+        if comparing := [name for name in weights if name in COMPARING]:
+            assert own is not None and isinstance(self.bridge, Translator)
+            translated, target = self.bridge.compared(state, own)
+            keys, values = (states[..., : own.length, :] for states in translated)  # without latent steps
+            terms |= {name: losses.COMPARE[name]((keys, values), target, own.mask) for name in comparing}
+            figures = losses.collapse((keys, values), target, own.mask) if "mercator" in comparing else {}
+        if weights.keys() - COMPARING:
             following = choose(examples, self.config, rng, self.pair.pad, self.pair.device)
-            cache = self.bridge.finish(*translated, state, own)
-            terms |= self._functional(cache, own, following, weights)
+            terms |= self._functional(state, own, translated, following, weights)
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        return total, {name: term.item() for name, term in terms.items()}
+        return total, {**{name: term.item() for name, term in terms.items()}, **figures}
 
     def _functional(
-        self, cache: KVCache, own: KVCache | None, following: Following, weights: Mapping[str, Any]
+        self,
+        state: KVCache,
+        own: KVCache | None,
+        translated: KeysValues | None,
+        following: Following,
+        weights: Mapping[str, Any],
     ) -> dict[str, Tensor]:
-        """Losses on what the student makes of the cache. A continuation sees only the source before it."""
-        cache = cache.keep_first(following.visible)
+        """Losses on what the student makes of a hand-off. A continuation sees only the source before it, and so does
+        the bridge: one that looks at several tokens at once would tell of what is to be said."""
+        state = state.keep_first(self._visible(state, following))
         own = None if own is None else own.keep_first(following.visible)
+        handed = Handed(state, self._hand_over(state, own, translated), own)
         if "attention" in weights:  # a ratio of sums over the batch, which parts of it do not add up to
-            return self._compare(cache, own, following, weights)
+            return self._compare(handed, following, weights)
         terms: dict[str, Tensor] = {}
         for rows in following.by_length():
-            part = self._compare(cache.rows(rows), own and own.rows(rows), following.rows(rows), weights)
-            for name, term in part.items():
+            for name, term in self._compare(handed.rows(rows), following.rows(rows), weights).items():
                 terms[name] = terms.get(name, torch.zeros_like(term)) + term * len(rows) / len(following.ids)
         return terms
 
-    def _compare(
-        self, cache: KVCache, own: KVCache | None, following: Following, weights: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        student, columns, terms = self.pair.student.model, following.columns, {}
+    def _compare(self, handed: Handed, following: Following, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+        student, columns, own, terms = self.pair.student.model, following.columns, handed.own, {}
         labels = following.labels[:, columns]
         reference, recording = None, None
         if own is not None and {"attention", "kl"} & weights.keys():
@@ -83,16 +113,28 @@ class Objective:
         if "attention" in weights:
             assert recording is not None and own is not None
             scored = (following.labels != losses.IGNORE) & following.mask.bool()
-            terms["attention"] = losses.attention_consistency(recording, cache, own, scored)
+            terms["attention"] = losses.attention_consistency(recording, handed.cache, own, scored)
         if {"ce", "kl"} & weights.keys():
-            with self.bridge.adapted():
-                logits = inject.forward(student, cache, following.ids, following.mask, columns)
+            with self.bridge.adapted(handed.state):
+                logits = inject.forward(student, handed.cache, following.ids, following.mask, columns)
             if "ce" in weights:
                 terms["ce"] = losses.cross_entropy(logits, labels)
             if "kl" in weights:
                 assert reference is not None
                 terms["kl"] = losses.kl_divergence(logits, reference, labels)
         return terms
+
+    def _visible(self, state: KVCache, following: Following) -> Tensor:
+        """[B]: what comes before a continuation, or all of a source with the latent steps after it."""
+        whole = state.mask.sum(1)
+        return torch.where(following.visible == whole - self.pair.teacher.latent_steps, whole, following.visible)
+
+    def _hand_over(self, state: KVCache, own: KVCache | None, translated: KeysValues | None) -> KVCache:
+        """The student's cache, made of what is translated already where something is."""
+        if translated is None:
+            return self.bridge(state, own)
+        assert isinstance(self.bridge, Translator)
+        return self.bridge.finish(*translated, state, own)
 
     @torch.no_grad()
     def _reference(self, own: KVCache, following: Following) -> tuple[Tensor, Recording]:

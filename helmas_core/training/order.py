@@ -32,6 +32,11 @@ def step_random(seed: int, stage: int, step: int) -> random.Random:
     return random.Random(f"step/{seed}/{stage}/{step}")
 
 
+def noise_seed(seed: int, step: int) -> int:
+    """For what a bridge draws in one step, such as dropout."""
+    return random.Random(f"noise/{seed}/{step}").getrandbits(63)
+
+
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     """Linear warm-up over `warmup` of the steps, then cosine down to a twentieth of `peak`."""
     warm = max(1, round(warmup * steps))

@@ -11,8 +11,9 @@ import torch
 
 from helmas_core.bridges.artefact import describe, save_bridge, start_from
 from helmas_core.bridges.base import Bridge
-from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import Config
+from helmas_core.bridges.registry import build_bridge, check_method
+from helmas_core.config import Config, TrainConfig
+from helmas_core.data.overlap import item_hash, pack_hashes
 from helmas_core.data.task import share_items
 from helmas_core.data.tasks import get_task, scored_task
 from helmas_core.errors import ConfigError, DataError
@@ -29,6 +30,7 @@ from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import batch_indices
+from helmas_core.training.shuffled import deranged_sources
 from helmas_core.training.tracking import FOLDER, check_tracker, start_tracking, track
 
 VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
@@ -45,20 +47,25 @@ class Session:
     def go(self, resume: bool) -> dict[str, Any]:
         refuse_test_split(self.config)
         check_tracker(self.config.train.tracker)
+        check_method(self.config.bridge, self.config.train, self.config.data.handoff)
         torch.manual_seed(self.config.train.seed)
         bridge = self._bridge(resume)
         examples = self._examples("train")
         validation = self._examples("validation") if self.config.train.eval_samples else []
-        refuse_overlap(examples, validation)
+        if not self.config.train.allow_overlap:
+            refuse_overlap(examples, validation)
         store = open_store(self.config.train, self.progress)
         objective = Objective(self.pair, bridge, self.config.train, store)
+        if self.config.train.shuffled:
+            objective.donors = deranged_sources(examples)
         mix = self._mix(examples)
-        trainer = Trainer(objective, examples, self.config.train, mix, self.run.path / FOLDER)
+        train = self._schedule(bridge)
+        trainer = Trainer(objective, examples, train, mix, self.run.path / FOLDER)
         self.trainer = trainer
         calibration = self._calibration(examples, mix)
         self._read(objective, calibration, trainer)
         done = self._resume(trainer) if resume else self._start(objective, calibration)
-        total = self.config.train.total_steps()
+        total = train.total_steps()
         self.progress.start("train", total, done)
         start_tracking(trainer.accelerator, self.config, self.run)
         done = trainer.run(
@@ -80,6 +87,13 @@ class Session:
         if init is not None and not resume:
             start_from(init.expanduser(), bridge, self.pair)
         return bridge
+
+    def _schedule(self, bridge: Bridge) -> TrainConfig:
+        """How to train; without stages for a bridge that is fitted in closed form."""
+        if next(bridge.parameters(), None) is not None:
+            return self.config.train
+        self.progress.note(f"{self.config.bridge.method} is fitted in closed form: there is nothing to train")
+        return self.config.train.model_copy(update={"stages": (), "steps": None})
 
     def _examples(self, split: str) -> list[Example]:
         """Training examples, from data.mix where it is given, or the validation ones of data.dataset."""
@@ -117,10 +131,11 @@ class Session:
     def _read(self, objective: Objective, calibration: Sequence[Example], trainer: Trainer) -> None:
         """Let each model read the sources that training will ask it for, once, as far as memory and store go."""
         compared = trainer.used(lambda stage: objective.compares(stage.losses))
-        both = [
-            (states, {example.source for example in [*calibration, *(trainer.examples[i] for i in used)]})
-            for states, used in ((objective.teacher_states, trainer.used()), (objective.student_states, compared))
-        ]
+        told, own = (
+            {example.source for example in [*calibration, *(trainer.examples[i] for i in used)]}
+            for used in (trainer.used(), compared)
+        )
+        both = ((objective.teacher_states, set(objective.told(told))), (objective.student_states, own))
         if self.config.train.store is not None:
             counts = [f"{states.known(sources)} of {len(sources)}" for states, sources in both]
             self.progress.note(f"store: {counts[0]} sources known as the teacher read them, {counts[1]} as the student")
@@ -230,6 +245,8 @@ class Session:
             **({"mix": config.data.shares()} if config.data.mix else {}),
             "steps": steps,
             "seed": config.train.seed,
+            "shuffled": config.train.shuffled,
+            "hashes": pack_hashes(example.item for example in examples),
             "stages": [s.model_dump() for s in config.train.schedule()],
         }
         return describe(config, self.pair, training)
@@ -299,11 +316,13 @@ def refuse_test_split(config: Config) -> None:
 
 
 def refuse_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> None:
-    """The two must not share an item: same source, query and answer."""
-    seen = {(e.source, e.query, e.target) for e in train}
-    if shared := [e.item.id for e in held_out if (e.source, e.query, e.target) in seen]:
+    """The two must not share an item, in whatever dress and data set: same private text, question and choices."""
+    seen = {item_hash(e.item): e.item.id for e in train}
+    if shared := [e.item.id for e in held_out if item_hash(e.item) in seen]:
+        first = next(e.item for e in held_out if e.item.id == shared[0])
         raise DataError(
-            f"{len(shared)} validation items are training items, first {shared[0]}", fix="use another split"
+            f"{len(shared)} validation items are training items, first {shared[0]} ({seen[item_hash(first)]})",
+            fix="use another split or leave the data set out; helmas overlap lists them, train.allow_overlap goes on",
         )
 
 

@@ -36,7 +36,7 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Core:
         "models.hardware": ["resolve_hardware"],
         "models.pair": ["load_pair"],
         "models.doctor": ["diagnose"],
-        "bridges.registry": ["method_options"],
+        "bridges.registry": ["check_method"],
         "bridges.artefact": ["read_metadata", "load_bridge"],
         "training.session": ["train_bridge"],
         "evaluation.evaluate": ["evaluate", "baseline"],

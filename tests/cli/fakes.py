@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from helmas_core.config import BridgeSection, Config
+from helmas_core.config import BridgeSection, Config, TrainConfig
 from helmas_core.errors import ConfigError, PairError
 from helmas_core.progress import Progress
 from helmas_core.runs import Run
@@ -66,7 +66,7 @@ class Core:
             raise PairError("not found", where="pair.teacher", fix="check the name")
         return SimpleNamespace(describe=lambda: {"teacher": config.pair.teacher})
 
-    def method_options(self, section: BridgeSection) -> None:
+    def check_method(self, section: BridgeSection, train: TrainConfig, handoff: str) -> None:
         if "layer_blnding" in section.options:
             raise ConfigError("unknown key", where="bridge.layer_blnding", fix='did you mean "layer_blending"?')
 

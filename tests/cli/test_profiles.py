@@ -10,13 +10,16 @@ import pytest
 from helmas_cli.commands.profiles import to_toml
 from helmas_core.config import DEFAULT_PROFILE, load_config, profile_folder, profile_names, read_toml
 from helmas_core.data.tasks import get_task
+from helmas_core.models.hardware import runnable_profiles
 from tests.cli.fakes import Cli
 
 pytestmark = pytest.mark.unit
+METHODS = ("kava", "c2c", "h2c", "modules")
 
 
 def test_all_are_there() -> None:
-    assert set(profile_names()) == {"h200", "h100", "laptop", "cpu", "lab", "qwen2.5-cpu", "qwen2.5-gpu", "qwen3-h200"}
+    pairs = {"h200", "h100", "laptop", "cpu", "lab", "qwen2.5-cpu", "qwen2.5-gpu", "qwen3-h200"}
+    assert set(profile_names()) == pairs | set(METHODS)
     assert DEFAULT_PROFILE == "h200"
 
 
@@ -26,6 +29,16 @@ def test_each_is_valid_and_its_tasks_exist(name: str) -> None:
     for task in config.data.dataset.split(","):
         get_task(task)
     assert (profile_folder() / f"{name}.toml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_profile_of_a_method_goes_over_that_of_a_pair(cli: Cli, method: str) -> None:
+    plan = cli("train", "-p", "lab", "-p", method, "--dry-run", "--json").json
+    assert plan["teacher"] == "lab:teacher" and plan["method"] == method
+    assert "neighbours" not in plan["config"]["bridge"]
+    assert method not in runnable_profiles()
+    [row] = [row for row in cli("profiles", "list", "--json").json["profiles"] if row["name"] == method]
+    assert row["teacher"] is None and row["student"] is None
 
 
 def test_the_default_pair_ships_its_shapes() -> None:

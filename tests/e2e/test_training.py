@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from helmas_core.bridges.artefact import load_bridge, read_tensors
-from helmas_core.config import Config, load_config, validate
+from helmas_core.bridges.registry import build_bridge
+from helmas_core.config import BridgeSection, Config, TrainConfig, load_config, validate
 from helmas_core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from helmas_core.models.pair import Pair, fingerprint
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
+from helmas_core.training.loop import parameter_groups
 from helmas_core.training.session import Session, refuse_overlap, refuse_test_split, train_bridge
 from tests.tiny import tiny_model, tiny_pair
 
@@ -107,6 +109,47 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(unequal: Pair, t
     assert _trained_metrics(cut)[-1] == _trained_metrics(whole)[-1]
     steps = [line["step"] for line in _trained_metrics(cut) if line["event"] == "train"]
     assert steps == sorted(set(steps))
+
+
+METHODS: list[dict[str, Any]] = [
+    {"method": "kava", "mlp_ratio": 0.1, "student": "lora"},  # dropout
+    {"method": "c2c", "hidden": 16},  # drawn gates, and a temperature that follows the steps
+    {"method": "modules", "bottleneck": 8, "student": "full"},
+]
+
+
+@pytest.mark.parametrize("options", METHODS, ids=str)
+def test_what_a_method_draws_follows_from_the_step(unequal: Pair, tmp_path: Path, options: dict[str, Any]) -> None:
+    stages = [{"name": "answers", "steps": 6, "losses": {"ce": 1.0}}]
+    config = _config(stages=stages, eval_samples=0, student_learning_rate=1e-4)
+    config = config.model_copy(update={"bridge": config.bridge.model_validate(options)})
+    before = fingerprint(unequal.student.model)
+    whole, document = _train(config, unequal, tmp_path / "whole")
+    _train(config, unequal, tmp_path / "cut", StopAfter(3))
+    cut, _ = _train(config, unequal, tmp_path / "cut", resume=True)
+    ours, theirs = read_tensors(cut.bridge)[0], read_tensors(whole.bridge)[0]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert fingerprint(unequal.student.model) == before
+    assert ("student" in options) == any(name.startswith("student_") for name in document)
+
+
+def test_a_closed_form_is_fitted_saved_and_validated_without_steps(unequal: Pair, tmp_path: Path) -> None:
+    config = _config(calibration_items=20)
+    options = {"method": "ridge", "neighbours": 1, "max_ratio": 1.0}
+    config = config.model_copy(update={"bridge": config.bridge.model_validate(options)})
+    run, document = _train(config, unequal, tmp_path / "run")
+    assert document["steps"] == 0 and document["losses"] == {} and document["eval"]["arms"]["bridge"]["n"] == 4
+    assert [line["event"] for line in _trained_metrics(run)] == ["start", "validation"]
+    assert document["parameters"] == load_bridge(run.bridge, unequal).parameter_count() > 0
+
+
+def test_the_student_learns_at_its_own_rate(unequal: Pair) -> None:
+    section = BridgeSection.model_validate({"method": "kava", "mlp_ratio": 0.1, "student_lora": 2})
+    bridge, train = build_bridge(section, unequal), validate(TrainConfig, {"student_learning_rate": 5e-5})
+    own, student = parameter_groups(bridge, train)
+    assert own["share"] == 1.0 and student["share"] == pytest.approx(0.05)
+    assert len(own["params"]) + len(student["params"]) == len(list(bridge.parameters()))
+    assert [*own["params"], *student["params"]] == list(bridge.parameters())  # checkpoints count them in this order
 
 
 def test_the_students_lora_trains_and_resumes_with_the_bridge(unequal: Pair, tmp_path: Path) -> None:

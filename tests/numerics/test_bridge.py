@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from helmas_core.bridges.fit import Ridge, Statistics, Sums
-from helmas_core.bridges.helmas import AUTO_RIDGE, HelmasBridge, HelmasOptions
+from helmas_core.bridges.fit import AUTO_STRENGTHS, Ridge, Statistics, Sums
+from helmas_core.bridges.helmas import HelmasBridge, HelmasOptions
 from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import BridgeSection
 from helmas_core.errors import DataError
@@ -134,7 +134,7 @@ def test_the_chosen_ridge_is_reported(unequal: Pair) -> None:
     bridge.attach(unequal)
     batch = pad_left([[*SOURCES[i % 4], 7 + i] for i in range(12)], 0)
     figures = bridge.fit([(capture(unequal.teacher.model, *batch), capture(unequal.student.model, *batch))])
-    assert len(figures["ridge"]) == 2 and set(figures["ridge"]) <= set(AUTO_RIDGE)
+    assert len(figures["ridge"]) == 2 and set(figures["ridge"]) <= set(AUTO_STRENGTHS)
     assert figures["rows"] == 2 * int(batch[1].sum())  # all heads of all real tokens, held out or not
     single = pad_left(SOURCES[:1], 0)
     with pytest.raises(DataError, match=r"bridge\.ridge"):

@@ -14,13 +14,14 @@ from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.attention import attention_weights, span_mass, token_mass
 from helmas_core.evaluation.diagnose import diagnose, mean_row
 from helmas_core.evaluation.inspect import inspect_cache
-from helmas_core.evaluation.measure import cache_figures, cosines, effective_rank, rms_ratios
+from helmas_core.evaluation.measure import cache_figures, cosines, rms_ratios
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.lens import value_lens
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
 from helmas_core.report.inspection import inspection
+from helmas_core.training.losses import effective_rank
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.numerics

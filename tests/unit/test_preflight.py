@@ -12,7 +12,7 @@ from helmas_core.config import Config, load_config, validate
 from helmas_core.errors import ConfigError, PairError
 from helmas_core.models.doctor import diagnose
 from helmas_core.models.geometry import from_config, probe
-from helmas_core.models.hardware import resolve_hardware
+from helmas_core.models.hardware import check_bits, resolve_hardware
 from helmas_core.models.pair import Pair, check_rope_base, find_problems, fingerprint, load_pair, locate
 from helmas_core.models.preflight import model_problems, tokenizer_problems
 from helmas_core.models.tokens import content_hash
@@ -177,3 +177,13 @@ def test_a_fingerprint_sees_every_weight_and_no_dtype() -> None:
     assert fingerprint(model) == before
     rounded = model.bfloat16()
     assert fingerprint(rounded) == before == fingerprint(rounded.float())
+
+
+def test_a_teacher_in_four_bits_needs_what_can_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(["lab"], ["pair.teacher_bits=4"])
+    with pytest.raises(ConfigError, match=r"pair\.teacher_bits: a 4-bit teacher needs a CUDA GPU"):
+        resolve_hardware(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'needs bitsandbytes — install the extra: pip install "helmas\[quantised\]"'):
+        check_bits(config.pair, gpu=True)
+    check_bits(load_config(["lab"]).pair, gpu=False)

@@ -1,0 +1,67 @@
+"""`helmas pool`: evaluations on the same items, of bridges trained with several seeds, as one result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from helmas_cli.options import Common, resolve
+from helmas_cli.report import interval, number, show_verdict
+from helmas_cli.ui import Screen
+
+Reports = Annotated[list[Path], typer.Argument(metavar="REPORT…", help="report.json files or run folders of eval.")]
+
+
+def pool(common: Common, reports: Reports) -> int:
+    """Pool evaluations of several seeds: items keep together in every interval, seeds are shown apart."""
+    from helmas_core.errors import DataError
+    from helmas_core.evaluation.pool import pool_reports
+
+    screen = Screen.of(common)
+    least = resolve(common, {}, base={}).eval.minimum_n
+    if len(reports) < 2:
+        raise DataError("one report is nothing to pool", where="pool", fix="name two or more")
+    runs = [_read(path.expanduser()) for path in reports]
+    if len({len(run) for run in runs}) > 1:
+        raise DataError("the reports hold different data sets", where="pool", fix="evaluate all on the same ones")
+    pooled = [pool_reports(list(same), least) for same in zip(*runs, strict=True)]
+    if screen.json:
+        screen.document(pooled[0] if len(pooled) == 1 else {"reports": pooled})
+        return 0
+    for one in pooled:
+        _show(screen, one)
+    return 0
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    from helmas_core.errors import DataError
+
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"not readable: {error}", where=str(path), fix="give the --out folder of helmas eval"
+        ) from error
+    found: list[Any] = document.get("reports", [document]) if isinstance(document, dict) else [None]
+    if not all(isinstance(one, dict) and "arms" in one and "contrasts" in one for one in found):
+        raise DataError("not a report of helmas eval", where=str(path), fix="give the --out folder of helmas eval")
+    return found
+
+
+def _show(screen: Screen, report: dict[str, Any]) -> None:
+    title = f"{report['dataset']} · {report['split']} · n = {report['n']} · {len(report['seeds'])} runs"
+    rows = [
+        [name, number(arm["accuracy"]), interval(arm["ci"]), number(arm["sd"]), " ".join(map(number, arm["seeds"]))]
+        for name, arm in report["arms"].items()
+    ]
+    screen.table(("arm", "accuracy", "95 %", "sd", "each run"), rows, title)
+    rows = [
+        [name, number(row["delta"], "+"), interval(row["ci"], "+"), number(row["p"])]
+        for name, row in report["contrasts"].items()
+    ]
+    screen.table(("contrast", "difference", "95 %", "p"), rows)
+    show_verdict(screen, report)
