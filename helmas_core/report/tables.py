@@ -76,9 +76,9 @@ def layers_table(layers: Sequence[Record]) -> Table:
 
 
 def costs_table(costs: Record | None) -> Table:
-    """Whatever a cost ledger holds: a row per arm, a column per figure, nested names joined by dots."""
+    """Whatever a cost ledger holds: a row per arm, a column per figure that any has, nested names joined by dots."""
     rows = {arm: flat(parts) for arm, parts in (costs or {}).items() if isinstance(parts, Mapping)}
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    names = list(dict.fromkeys(name for row in rows.values() for name, value in row.items() if value is not None))
     head = ["arm", *(name.replace("_", " ") for name in names)]
     return head, [[arm, *(number(row.get(name)) for name in names)] for arm, row in rows.items()]
 

@@ -16,6 +16,7 @@ from helmas_core.report.document import Evidence, build, categories, diagnostic_
 from helmas_core.report.html import html
 from helmas_core.report.inspection import inspection
 from helmas_core.report.markdown import markdown
+from helmas_core.report.tables import costs_table
 from helmas_core.report.write import write_report
 from helmas_core.runs import Run, read_metrics
 from tests.evidence import HOSTILE, SAMPLE, curves, diagnostics, evidence, found
@@ -141,6 +142,11 @@ def test_what_an_evaluation_may_add(more: dict[str, Any], words: str) -> None:
     report = build([Evidence({**SAMPLE, **more})])
     assert words in " ".join(Page(html(report)).words)
     assert words in markdown(report).replace("\\", "")
+
+
+def test_a_cost_that_no_arm_has_is_no_column() -> None:
+    head, rows = costs_table({"text": {"seconds": {"a": None, "b": 1.5}, "joules": None}, "own": {"seconds": {"b": 2}}})
+    assert (head, rows) == (["arm", "seconds.b"], [["text", "1.500"], ["own", "2"]])
 
 
 def test_categories_need_two() -> None:
