@@ -123,6 +123,12 @@ def jsonl(row: Row, index: int) -> Item:
     answer = row["answer"]
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)) or not str(answer).strip():
         raise ValueError(f'field "answer" must be text or a number, got {answer!r}')
-    optional = {name: text(row, name) if row.get(name) else "" for name in ("reasoning", "private")}
-    category = label(row, "category")
-    return Item(str(index), text(row, "prompt"), str(answer).strip(), **optional, category=category)
+    reasoning, private = (text(row, name) if row.get(name) else "" for name in ("reasoning", "private"))
+    return Item(
+        str(index),
+        text(row, "prompt"),
+        str(answer).strip(),
+        reasoning=reasoning,
+        private=private,
+        category=label(row, "category"),
+    )

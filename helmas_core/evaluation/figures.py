@@ -30,7 +30,7 @@ ROLES = {
     "own": "#6f7f8f",
     "other": "#8a8f98",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": ROLES["ink"],
     "axes.edgecolor": ROLES["line"],

@@ -33,5 +33,8 @@ def value_lens(model: PreTrainedModel, layer: int, values: Tensor, top: int = 3)
     groups = project.in_features // (values.shape[1] * values.shape[2])
     wide = values.repeat_interleave(groups, 1).flatten(1)  # [N, Hq · D]
     written = project(wide.to(project.weight.device, project.weight.dtype))
-    logits = model.get_output_embeddings()(final_norm(model)(written))
+    unembed = model.get_output_embeddings()
+    if unembed is None:
+        raise CacheError(f"{model.config.model_type} has no unembedding", fix="use another student to look with")
+    logits = unembed(final_norm(model)(written))
     return logits.float().topk(top, -1).indices.tolist()

@@ -16,7 +16,7 @@ from helmas_core.report.inspection import inspection
 from tests.evidence import HOSTILE, curves, evidence, found
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -50,10 +50,14 @@ class Watched:
         self.seen: list[str] = []
         self.page.on("console", lambda message: self.seen.append(f"console: {message.text}"))
         self.page.on("pageerror", lambda error: self.seen.append(f"error: {error}"))
-        self.page.on("dialog", lambda dialog: (self.seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         self.page.on("request", lambda request: self.seen.append(f"request: {request.url}"))
         self.page.goto(path.as_uri())
         self.seen = [line for line in self.seen if line != f"request: {path.as_uri()}" and "request: data:" not in line]
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.seen.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def shown(self, place: int) -> list[str]:
         """The visible examples of a section, by the number that their id begins with."""

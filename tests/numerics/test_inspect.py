@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_attention_is_what_transformers_says_it_is(family: str) -> None:
 
 
 def test_the_lens_is_the_unembedding_of_what_the_value_writes() -> None:
-    model = tiny_model("llama", heads=4, kv_heads=2)
+    model: Any = tiny_model("llama", heads=4, kv_heads=2)
     values = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(1))
     attention = model.base_model.layers[1].self_attn
     both = torch.cat([values[:, :1], values[:, :1], values[:, 1:], values[:, 1:]], 1).flatten(1)
