@@ -68,7 +68,16 @@ def test_numbered_choices_become_letters() -> None:
 
 def test_mmlu_answer_is_an_index() -> None:
     row = {"question": "Q", "subject": "astronomy", "choices": ["w", "x", "y", "z"], "answer": 3}
-    assert convert("mmlu", row) == Item("7", "Q", "D", choices=("w", "x", "y", "z"))
+    assert convert("mmlu", row) == Item("7", "Q", "D", choices=("w", "x", "y", "z"), category="astronomy")
+
+
+@pytest.mark.parametrize(
+    ("row", "category"), [({"type": "Algebra"}, "Algebra"), ({"subject": " Sets "}, "Sets"), ({}, "")]
+)
+def test_a_category_is_what_a_row_calls_it(row: dict[str, str], category: str) -> None:
+    item = convert("math", {"problem": "P", "solution": "so \\boxed{1}", **row})
+    assert item is not None
+    assert item.category == category
 
 
 PASSAGE = """This question refers to the following information.
