@@ -75,6 +75,22 @@ class KVCache:
         """Hide all but the first `counts` [B] real tokens of each row; the length stays, for one shape per batch."""
         return replace(self, mask=self.mask & (self.mask.cumsum(1) <= counts[:, None]))
 
+    def tokens(self, begin: int, end: int) -> KVCache:
+        """The columns from `begin` up to `end` of every row, as views, at the positions that they had."""
+        picked = self.map(lambda t: t[:, :, begin:end])
+        return replace(picked, mask=self.mask[:, begin:end], positions=self.positions[:, begin:end])
+
+    def append(self, more: KVCache) -> KVCache:
+        """This cache and, after it, `more` of the same rows, which was read or made to follow it."""
+        assert self.rotated == more.rotated
+
+        def joined(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(torch.cat(both, 2) for both in zip(ours, theirs, strict=True))
+
+        mask, positions = torch.cat((self.mask, more.mask), 1), torch.cat((self.positions, more.positions), 1)
+        keys, values = joined(self.keys, more.keys), joined(self.values, more.values)
+        return KVCache(keys, values, mask, positions, self.rotated)
+
     def stacked(self) -> tuple[Tensor, Tensor]:
         """Keys and values as [B, L, H, T, D]."""
         return torch.stack(self.keys, 1), torch.stack(self.values, 1)
@@ -134,10 +150,17 @@ def read_layers(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, 
     return tuple(keys), tuple(values)
 
 
-def capture(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> KVCache:
-    """Read `ids` [B, T] with `model` and return what its attention layers keep. No gradient."""
+def capture(model: PreTrainedModel, ids: Tensor, mask: Tensor, past: KVCache | None = None) -> KVCache:
+    """Read `ids` [B, T] with `model`, after `past` if given, and return what its attention layers keep of both.
+
+    No gradient; `past` is left as it was.
+    """
     mask = mask.bool()
     positions, filled = positions_of(mask), empty_cache()
+    if past is not None:
+        filled = past.to_transformers()
+        positions = positions + past.next_positions()[:, None]
+        mask = torch.cat((past.mask, mask), 1)
     with torch.no_grad():
         model.base_model(
             input_ids=ids,
@@ -147,4 +170,4 @@ def capture(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> KVCache:
             use_cache=True,
         )
     keys, values = read_layers(filled)
-    return KVCache(keys, values, mask, positions)
+    return KVCache(keys, values, mask, positions if past is None else torch.cat((past.positions, positions), 1))
