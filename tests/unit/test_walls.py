@@ -58,7 +58,11 @@ def test_one_file_draws_on_the_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "helmas_core" / name for name in ("errors.py", "config.py", "files.py", "runs.py", "progress.py")]
+    "path",
+    [
+        ROOT / "helmas_core" / name
+        for name in ("errors.py", "config.py", "files.py", "runs.py", "progress.py", "transcript.py")
+    ],
 )
 def test_configuration_needs_no_torch(path: Path) -> None:
     modules = {module for module, _, top in _imports(path) if top}
