@@ -184,9 +184,10 @@ def test_a_stopped_answer_stays_and_the_next_is_as_from_scratch(talk: Conversati
 
 def test_stopped_before_the_first_word_nothing_changes(talk: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
     talk.ask(TOLD)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(conversation, "generate", _interrupt)
-        talk.ask(MORE[1])
+        with pytest.raises(KeyboardInterrupt):
+            talk.ask(MORE[1])
     assert len(talk.turns) == 1
     fresh = scratch(talk)
     assert same(talk.ask(MORE[1]), fresh.ask(MORE[1]))
