@@ -140,8 +140,13 @@ class Conversation:
         self.settings, self.bridged = saved.settings, saved.bridged
 
     def _models(self) -> dict[str, str | None]:
-        bridge = None if self.bridge is None else _fingerprint(self.bridge)
-        return {"teacher": self.pair.teacher.fingerprint, "student": self.pair.student.fingerprint, "bridge": bridge}
+        data = self.config.data
+        return {
+            "teacher": self.pair.teacher.fingerprint,
+            "student": self.pair.student.fingerprint,
+            "bridge": None if self.bridge is None else _fingerprint(self.bridge),
+            "hand-off": f"{data.handoff}, last step {'cut' if data.cut_last_step else 'kept'}",
+        }
 
     def _answer(self, who: str, text: str, before: Sequence[Exchange], say: Say) -> Turn:
         source, query = self._prompt(text, before)
@@ -163,6 +168,8 @@ class Conversation:
             query = query + self._think(turn, text, before)
             source, query = source + query, encode(self.pair.tokenizer, CUE)
         self._check_length(len(source) + len(query))
+        if len(source) > (limit := self.config.data.max_source_tokens):
+            self._note_once(f"longer than what the bridge was trained on (data.max_source_tokens = {limit})")
         cache = self.handed.read(source)
         turn.seconds |= self.handed.seconds
         turn.new, turn.kept = self.teacher.new, len(source) - self.teacher.new
@@ -225,8 +232,8 @@ class Conversation:
             tokens.append(token)
             text = decode(self.pair.tokenizer, tokens)
             if not text.endswith("\ufffd") and not stopped(self.pair, tokens, stop):
-                say(text[len(said) :])
-                said = text
+                piece, said = text[len(said) :], text  # before it is shown: an interrupt must not show it twice
+                say(piece)
 
         cache, ids = prompt
         try:
@@ -249,16 +256,13 @@ class Conversation:
         turn.seconds["answer"] = clock(self.pair.device) - begin
 
     def _check_length(self, tokens: int) -> None:
-        """CacheError where a model has no position for the prompt; a note where it, or the bridge, goes unproven."""
+        """CacheError where a model has no position for the prompt; a note where it goes beyond what it learnt."""
         for member in (self.pair.teacher, self.pair.student):
             most = getattr(member.model.config.get_text_config(), "max_position_embeddings", None) or tokens
             if tokens > most and member.rope.module is None:
                 raise CacheError(f"{tokens} tokens; {member.id} reads {most}", fix="/reset, or /undo some turns")
             if tokens > most:
                 self._note_once(f"the conversation is longer than the {most} tokens that {member.id} was made for")
-        limit = self.config.data.max_source_tokens
-        if self.bridge is not None and tokens > limit:
-            self._note_once(f"longer than what the bridge was trained on (data.max_source_tokens = {limit})")
 
     def _note_once(self, text: str) -> None:
         if text not in self._told:
