@@ -104,7 +104,7 @@ def test_every_part_is_timed_with_that_clock(talk: Conversation, monkeypatch: py
     ticks = count()
     monkeypatch.setattr(conversation, "clock", lambda device: float(next(ticks)))
     monkeypatch.setattr(reading, "clock", lambda device: float(next(ticks)))
-    assert talk.ask(TOLD).seconds == {"teacher reads": 1.0, "bridge": 1.0, "answer": 1.0, "total": 6.0}
+    assert talk.ask(TOLD).seconds == {"teacher reads": 1.0, "bridge": 1.0, "answer": 1.0, "total": 7.0}
 
 
 MORE = [TOLD, "Answer: Tona", "Lami moved to 511. Answer: Lami", "Answer: Bovik"]
