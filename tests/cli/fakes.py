@@ -150,7 +150,7 @@ class Echo:
         path.write_text("\n".join(self.heard))
 
     def load(self, path: Path) -> None:
-        self.heard = read_transcript(path).turns and []  # type: ignore[assignment]
+        self.heard = [turn.question for turn in read_transcript(path).turns]
 
     def undo(self) -> str | None:
         return self.heard.pop() if self.heard else None
