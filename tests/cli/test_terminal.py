@@ -26,6 +26,7 @@ conversation.stopped = lambda *arguments: False
 from helmas_cli.app import main
 sys.exit(main(sys.argv[1:]))
 """
+READY = r"\x1b\[\?2004h"  # the prompt takes pasted text from here on
 WAIT = 120  # seconds, on a machine that does much else
 
 
@@ -83,18 +84,20 @@ def test_ctrl_c_stops_the_answer_only(tmp_path: Path) -> None:
         dimensions=(50, 200),
     )
     talk.expect("Ctrl-D leaves")
-    talk.expect("> ")
     for count in (1, 2):
+        talk.expect(READY)
         talk.send("Seat numbers: Kara 412, Tona 318.\\\r")
-        talk.expect("… ")
+        talk.expect("…")
         talk.send("Answer: Kara\r")
         talk.expect("412")
         talk.sendintr()
         talk.expect("student alone .* stopped")
         talk.send(f"/save talk-{count}.json\r")
         talk.expect("saved to")
+    talk.expect(READY)
     talk.send("/undo\r")
     talk.expect("taken back")
+    talk.expect(READY)
     talk.sendeof()
     talk.expect(pexpect.EOF)
     talk.close()
