@@ -11,7 +11,7 @@ from threading import Event
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
-from helmas_core.plain import printable
+from helmas_core.plain import harmless, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,9 @@ class Screen:
         """The one JSON document of `--json`."""
         from helmas_core.runs import to_json
 
-        self.print(to_json(value))
+        # JSON has no \x9b: what `printable` would make of such a character could not be read back
+        text = "".join(char if harmless(char) else f"\\u{ord(char):04x}" for char in to_json(value))
+        self.print(text)
 
     def print(self, text: str = "", *, end: str = "\n") -> None:
         """Result text on stdout, as it is but for control characters."""

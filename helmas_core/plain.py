@@ -9,10 +9,11 @@ _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # they reorder what is
 
 def printable(text: str) -> str:
     """`text` with every control character escaped, line breaks and tabs apart."""
-    return "".join(char if _harmless(char) else ascii(char)[1:-1] for char in text)
+    return "".join(char if harmless(char) else ascii(char)[1:-1] for char in text)
 
 
-def _harmless(char: str) -> bool:
+def harmless(char: str) -> bool:
+    """Whether a character may be shown as it is."""
     if char in "\n\t":
         return True
     return unicodedata.category(char) not in ("Cc", "Cs") and ord(char) not in _BIDI

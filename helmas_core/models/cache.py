@@ -86,14 +86,25 @@ class KVCache:
         """Hide all but the first `counts` [B] real tokens of each row; the length stays, for one shape per batch."""
         return replace(self, mask=self.mask & (self.mask.cumsum(1) <= counts[:, None]))
 
+    def tokens(self, begin: int, end: int) -> KVCache:
+        """The columns from `begin` up to `end` of every row, as views, at the positions that they had."""
+        return self.map(lambda t: t[:, :, begin:end])._about(lambda t: t[:, begin:end])
+
     def first(self, length: int) -> KVCache:
         """The first `length` places, padding included."""
-        if length == self.length:
-            return self
-        return self.map(lambda t: t[:, :, :length])._about(lambda t: t[:, :length])
+        return self if length == self.length else self.tokens(0, length)
 
     def without_last_hidden(self) -> KVCache:
         return replace(self, hidden=self.hidden[:-1])
+
+    def append(self, more: KVCache) -> KVCache:
+        """This cache and, after it, `more` of the same rows, which was read or made to follow it."""
+        assert self.rotated == more.rotated
+        parts = zip((self.keys, self.values, self.hidden), (more.keys, more.values, more.hidden), strict=True)
+        keys, values, hidden = (tuple(torch.cat(both, 2) for both in zip(*part, strict=True)) for part in parts)
+        mask, positions = torch.cat((self.mask, more.mask), 1), torch.cat((self.positions, more.positions), 1)
+        ids = None if self.ids is None or more.ids is None else torch.cat((self.ids, more.ids), 1)
+        return KVCache(keys, values, mask, positions, self.rotated, ids, hidden)
 
     def stacked(self) -> tuple[Tensor, Tensor]:
         """Keys and values as [B, L, H, T, D]."""
@@ -156,9 +167,18 @@ def read_layers(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, 
 
 
 @torch.no_grad()
-def capture(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int] = ()) -> KVCache:
-    """`read` without a gradient."""
-    return read(model, ids, mask, hidden)
+def capture(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int] = (), past: KVCache | None = None
+) -> KVCache:
+    """`read` without a gradient, after `past` if given: then what `model` keeps of both. `past` is left as it was."""
+    if past is None:
+        return read(model, ids, mask, hidden)
+    filled, seen = past.to_transformers(), torch.cat((past.mask, mask.bool()), 1)
+    positions = positions_of(mask.bool()) + past.next_positions()[:, None]
+    states = _pass(model, filled, seen, positions, hidden, input_ids=ids)
+    new = ([t[:, :, past.length :] for t in part] for part in read_layers(filled))
+    keys, values = (tuple(part) for part in new)
+    return past.append(KVCache(keys, values, mask.bool(), positions, True, ids, states))
 
 
 def read(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int] = ()) -> KVCache:

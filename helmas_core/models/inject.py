@@ -76,6 +76,24 @@ def _step(
     return out.logits
 
 
+def greedy(logits: Tensor) -> Tensor:
+    """The likeliest id of each row: [B, V] → [B, 1]."""
+    return logits.argmax(-1, keepdim=True)
+
+
+def sampler(temperature: float, seed: int) -> Callable[[Tensor], Tensor]:
+    """Draws ids [B, 1] from the softmax of logits / `temperature`, alike on every device; greedy at 0."""
+    if temperature == 0:
+        return greedy
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(logits: Tensor) -> Tensor:
+        shares = (logits.float().cpu() / temperature).softmax(-1)
+        return torch.multinomial(shares, 1, generator=generator).to(logits.device)
+
+    return draw
+
+
 @torch.no_grad()
 def generate(
     student: PreTrainedModel,
@@ -89,8 +107,9 @@ def generate(
     allowed: Sequence[Sequence[int]] | None = None,
     on_token: Callable[[int, int], None] = lambda _row, _token: None,
     on_prefill: Callable[[], None] = lambda: None,
+    choose: Callable[[Tensor], Tensor] = greedy,
 ) -> Generation:
-    """Greedy decoding after `cache`, batched; `cache` itself is left as it was.
+    """Decoding after `cache`, batched, greedy unless `choose` does otherwise; `cache` itself is left as it was.
 
     A row ends at a token in `ends`, or when `finished(its new tokens)` says so. `allowed[row]`, if given, are the
     only token ids that the row may take. `on_token(row, id)` sees every new token; `on_prefill()` is called
@@ -103,7 +122,7 @@ def generate(
     for step in range(max_new_tokens):
         last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         logits = _step(student, filled, ids, seen, positions, last)[:, -1].float()
-        ids = _pick(logits, allowed)
+        ids = choose(_within(logits, allowed))
         if step == 0:
             on_prefill()
         for row, token in enumerate(ids[:, 0].tolist()):
@@ -118,13 +137,14 @@ def generate(
     return Generation(rows, [row in open_rows for row in range(len(rows))])
 
 
-def _pick(logits: Tensor, allowed: Sequence[Sequence[int]] | None) -> Tensor:
-    if allowed is not None:
-        barred = torch.full_like(logits, float("-inf"))
-        for row, ids in enumerate(allowed):
-            barred[row, list(ids)] = 0.0
-        logits = logits + barred
-    return logits.argmax(-1, keepdim=True)
+def _within(logits: Tensor, allowed: Sequence[Sequence[int]] | None) -> Tensor:
+    """Logits with all ids out of reach that a row may not take."""
+    if allowed is None:
+        return logits
+    barred = torch.full_like(logits, float("-inf"))
+    for row, ids in enumerate(allowed):
+        barred[row, list(ids)] = 0.0
+    return logits + barred
 
 
 def _take(row: list[int], token: int, ends: Sequence[int], finished: Callable[[list[int]], bool]) -> bool:

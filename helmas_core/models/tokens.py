@@ -35,10 +35,11 @@ class ChatTemplate:
         self.tokenizer = tokenizer
 
     @lru_cache(maxsize=8)  # noqa: B019 - one template lives as long as its pair
-    def _pieces(self, earlier: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    def _pieces(self, earlier: tuple[tuple[str, str], ...], system: str) -> tuple[str, str]:
         mark = "\x02helmas\x03"
+        opening = [("system", system)] if system else []
         turns = [turn for user, answer in earlier for turn in (("user", user), ("assistant", answer))]
-        messages = [{"role": role, "content": text} for role, text in [*turns, ("user", mark)]]
+        messages = [{"role": role, "content": text} for role, text in [*opening, *turns, ("user", mark)]]
         # Templates that know no thinking mode ignore the last flag; a written-out monologue would be cut off.
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
@@ -46,8 +47,8 @@ class ChatTemplate:
         before, after = str(text).split(mark)
         return before, after
 
-    def __call__(self, user: str, earlier: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
-        before, after = self._pieces(tuple(earlier))
+    def __call__(self, user: str, earlier: Sequence[tuple[str, str]] = (), system: str = "") -> tuple[str, str]:
+        before, after = self._pieces(tuple(earlier), system)
         return before + user, after
 
 

@@ -13,6 +13,7 @@ from helmas_core.config import BridgeSection, Config, TrainConfig
 from helmas_core.errors import ConfigError, PairError
 from helmas_core.progress import Progress
 from helmas_core.runs import Run
+from helmas_core.transcript import Settings, read_transcript
 
 
 @dataclass
@@ -135,17 +136,37 @@ class Core:
 class Echo:
     """A conversation that repeats what it is told."""
 
-    def __init__(self, config: Any = None, pair: Any = None, bridge: Any = None) -> None:
+    def __init__(self, config: Any = None, pair: Any = None, bridge: Any = None, notify: Any = None) -> None:
         self.bridged, self.heard = bridge is not None, list[str]()
+        self.settings, self.system = Settings(), ""
 
     def ask(self, text: str, on_token: Callable[[str], None]) -> Any:
         self.heard.append(text)
         for piece in (text.upper(), "!"):
             on_token(piece)
-        return SimpleNamespace(text=text.upper() + "!", seconds={"prefill": 0.1, "generate": 0.2}, tokens=2)
+        figures: dict[str, Any] = {"seconds": {"prefill": 0.1, "generate": 0.2}, "tokens": 2, "new": 3, "kept": 4}
+        return SimpleNamespace(text=text.upper() + "!", stopped=False, **figures)
 
     def compare(self) -> dict[str, str]:
-        return {"student": "s", "bridge": "b", "teacher": "t"}
+        return {"student": "s", "bridge": "b", "teacher": "t"} if self.heard else {}
+
+    def inspect(self) -> dict[str, Any]:
+        return {"layers": [{"layer": 0, "k_norm": 1.5, "k_cosine": None}]}
+
+    def set(self, key: str, value: str) -> None:
+        self.settings = self.settings.changed(key, value)
+
+    def bytes(self) -> dict[str, int]:
+        return {"teacher": 2**20, "bridge": 2**19}
+
+    def save(self, path: Path) -> None:
+        path.write_text("\n".join(self.heard))
+
+    def load(self, path: Path) -> None:
+        self.heard = [turn.question for turn in read_transcript(path).turns]
+
+    def undo(self) -> str | None:
+        return self.heard.pop() if self.heard else None
 
     def reset(self) -> None:
         self.heard.clear()

@@ -139,4 +139,4 @@ def test_walls() -> None:
     assert [path for path, names in core.items() if names & {"typer", "rich", "prompt_toolkit", "helmas_cli"}] == []
     assert [path for path, names in cli.items() if names & {"torch", "transformers", "numpy", "datasets"}] == []
     assert [path.name for path, names in cli.items() if "rich" in names] == ["ui.py"]
-    assert [path.name for path, names in cli.items() if "prompt_toolkit" in names] == ["repl.py"]
+    assert [path.name for path, names in cli.items() if "prompt_toolkit" in names] == ["terminal.py"]

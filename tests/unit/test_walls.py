@@ -60,8 +60,8 @@ def test_one_file_draws_on_the_terminal() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        ROOT / "helmas_core" / name
-        for name in ("errors.py", "config.py", "files.py", "plain.py", "runs.py", "progress.py")
+        ROOT / "helmas_core" / f"{name}.py"
+        for name in ("errors", "config", "files", "plain", "runs", "progress", "transcript")
     ],
 )
 def test_configuration_needs_no_torch(path: Path) -> None:

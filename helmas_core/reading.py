@@ -1,0 +1,131 @@
+"""Texts that grow: what a model or a bridge made of the last one is kept, and only what is new is read.
+
+A conversation is rendered whole every turn. Its ids mostly begin as they did a turn before; where a chat template
+writes earlier turns anew, or a turn was taken back, reading goes on from the last id that both have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+
+from helmas_core.bridges.base import Bridge
+from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.hardware import clock
+from helmas_core.models.pair import Member, Pair
+from helmas_core.models.tokens import pad_left
+
+PROBE = 16  # tokens: enough to see a token's neighbours, or its place in the text, change what a bridge makes of it
+_TOLERANCE = 1e-3  # of the largest value: sums in another order differ by far less, another token's share by far more
+
+
+@dataclass(frozen=True)
+class _Kept:
+    ids: tuple[int, ...]
+    cache: KVCache
+
+
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False)))
+
+
+class Reader:
+    """One model and the cache of the last ids that it read. `new` counts those that it had to read for them; `hidden`
+    are the hidden states that are kept with them."""
+
+    def __init__(self, member: Member, pad: int, hidden: Sequence[int] = ()) -> None:
+        self.member, self.pad, self.hidden, self.new = member, pad, hidden, 0
+        self._kept: _Kept | None = None
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self._kept is None else self._kept.cache.bytes
+
+    def forget(self) -> None:
+        self._kept = None
+
+    def read(self, ids: Sequence[int]) -> KVCache:
+        """The model's cache over `ids`, at least one, batch 1."""
+        known = 0 if self._kept is None else common_length(self._kept.ids, ids)
+        past = None if self._kept is None or known == 0 else self._kept.cache.tokens(0, known)
+        self.new = len(ids) - known
+        if past is None or self.new:
+            added = pad_left([ids[known:]], self.pad, self.member.model.device)
+            past = capture(self.member.model, *added, self.hidden, past)
+        self._kept = _Kept(tuple(ids), past)  # one assignment: an interrupted reading leaves the old text whole
+        return past
+
+    def think(self, ids: Sequence[int]) -> KVCache:
+        """What the model keeps of `ids` and of its latent steps after them, which come anew for every text."""
+        if not self.member.latent_steps:
+            return self.read(ids)
+        self.new = len(ids)
+        return self.member.read(*pad_left([ids], self.pad, self.member.model.device), self.hidden)
+
+
+class BridgedReader:
+    """Teacher, bridge and, in mode "fuse", the student's own reading: the student's cache over a growing text.
+
+    A bridge that makes of every token what it makes of it alone is given the new ones only. Whether it does is
+    measured on the first text; one that does not is run over the whole text, and `notify` hears of it. `state` is what
+    the teacher keeps of the last text.
+    """
+
+    def __init__(
+        self, pair: Pair, bridge: Bridge, teacher: Reader, student: Reader, notify: Callable[[str], None]
+    ) -> None:
+        self.pair, self.bridge, self.teacher, self.student = pair, bridge, teacher, student
+        self.notify, self.seconds, self.bridged = notify, dict[str, float](), 0
+        whole = bridge.stays_open or not bridge.aligned or bool(pair.teacher.latent_steps)
+        self.pointwise: bool | None = False if whole else None
+        self.state: KVCache
+        self._kept: _Kept | None = None
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self._kept is None else self._kept.cache.bytes
+
+    def forget(self) -> None:
+        self._kept = None
+
+    @torch.no_grad()
+    def read(self, ids: Sequence[int]) -> KVCache:
+        """The bridged cache over `ids`; `seconds` and `bridged` then tell what it took and how many ids were new."""
+        begin = clock(self.pair.device)
+        self.state = state = self.teacher.think(ids)
+        read = clock(self.pair.device)
+        own = self.student.read(ids) if self.bridge.mode == "fuse" else None
+        start = clock(self.pair.device)
+        cache = self._translate(ids, state, own)
+        self.seconds = {"teacher reads": read - begin, "bridge": clock(self.pair.device) - start}
+        self._kept = _Kept(tuple(ids), cache)
+        return cache
+
+    def _translate(self, ids: Sequence[int], state: KVCache, own: KVCache | None) -> KVCache:
+        if self.pointwise is None and state.length > 1:
+            self.pointwise = is_pointwise(self.bridge, state, own)
+            if not self.pointwise:
+                self.notify("this bridge makes of a token what its neighbours say: each turn is bridged as a whole")
+        known = 0 if self._kept is None or not self.pointwise else common_length(self._kept.ids, ids)
+        self.bridged = len(ids) - known
+        if self._kept is None or known == 0:
+            return self.bridge(state, own)
+        past = self._kept.cache.tokens(0, known)
+        return past if not self.bridged else past.append(_part(self.bridge, state, own, known, state.length))
+
+
+def _part(bridge: Bridge, state: KVCache, own: KVCache | None, begin: int, end: int) -> KVCache:
+    return bridge(state.tokens(begin, end), own and own.tokens(begin, end))
+
+
+def is_pointwise(bridge: Bridge, state: KVCache, own: KVCache | None) -> bool:
+    """Whether the first tokens of `state` come out the same bridged in two parts as bridged together."""
+    end = min(state.length, PROBE)
+    whole = _part(bridge, state, own, 0, end)
+    parts = _part(bridge, state, own, 0, end // 2).append(_part(bridge, state, own, end // 2, end))
+    pairs = zip((*whole.keys, *whole.values), (*parts.keys, *parts.values), strict=True)
+    return all(bool((a - b).abs().amax() <= _TOLERANCE * a.abs().amax()) for a, b in pairs)
