@@ -16,16 +16,17 @@ from helmas_core.errors import DataError
 
 WIDTH = 16  # hex digits of a 64-bit hash
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
+_APART = re.compile(r"(?<=\d)[\s,;]+(?=\d)")  # 1 23 is not 12 3
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # what tells 1+2 from 12: operators, a point inside a number, a minus or a slash that touches one
-_KEPT = re.compile(r"\d\.\d|[+*^=<>%]|(?<=\d)\s*[-/]|[-/](?=\s*\d)")
+_KEPT = re.compile(r"\d\.\d|[+*^=<>%\x00]|(?<=\d)\s*[-/]|[-/](?=\s*\d)")
 
 
 def normalise(text: str) -> str:
     """Letters and digits alone, case and accents folded (NFKD), with the signs that make arithmetic what it is."""
     folded = unicodedata.normalize("NFKD", text).casefold()
     plain = "".join(char for char in folded if not unicodedata.combining(char))
-    plain = _THOUSANDS.sub("", _DASHES.sub("-", plain))
+    plain = _APART.sub("\x00", _THOUSANDS.sub("", _DASHES.sub("-", plain)))
     kept = {place for match in _KEPT.finditer(plain) for place in range(*match.span())}
     return "".join(char for place, char in enumerate(plain) if char.isalnum() or (place in kept and not char.isspace()))
 

@@ -25,6 +25,7 @@ from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
 from helmas_core.training.objective import Objective
 from helmas_core.training.shuffled import deranged_sources
+from tests.tiny import tiny_model, tiny_pair
 
 pytestmark = pytest.mark.numerics
 
@@ -106,3 +107,16 @@ def test_shuffled_training_reads_another_item(unequal: Pair) -> None:
     assert all(len(donor) == len(source) and donor != source for source, donor in donors.items())
     with pytest.raises(ConfigError, match="no other"):
         deranged_sources(examples[:1])
+
+
+@pytest.mark.parametrize(("gap", "kind"), [(0.01, "ties"), (1.0, "differ")])
+def test_equally_good_tokens_of_half_precision_are_a_tie(
+    unequal: Pair, monkeypatch: pytest.MonkeyPatch, gap: float, kind: str
+) -> None:
+    [example], logits = _examples(unequal, 1), torch.zeros(1, 1, 512)
+    logits[0, 0, [3, 6, 7]] = torch.tensor([40.0, 0.1, 0.1 + gap])  # small beside the largest, as is rounding
+    monkeypatch.setattr("helmas_core.evaluation.guards.forward", lambda *_: logits)
+    key = (example.task.name, example.item.id)
+    assert exactness(unequal, [example], {key: [5, 6]}, {key: [5, 7]})["differ"] == [example.item.id]  # fp32
+    half = tiny_pair(unequal.teacher.model, tiny_model("qwen2", seed=9).to(torch.bfloat16))
+    assert exactness(half, [example], {key: [5, 6]}, {key: [5, 7]})[kind] == [example.item.id]

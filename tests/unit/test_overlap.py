@@ -27,7 +27,16 @@ def test_planted_duplicates_are_found(question: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [("1+2", "1-2"), ("1+2", "12"), ("1.5 m", "15 m"), ("6/3", "6*3"), ("x = -4", "x = 4")]
+    ("ours", "theirs"),
+    [
+        ("1+2", "1-2"),
+        ("1+2", "12"),
+        ("1.5 m", "15 m"),
+        ("6/3", "6*3"),
+        ("x = -4", "x = 4"),
+        ("1 23", "12 3"),
+        ("1, 23", "12, 3"),
+    ],
 )
 def test_other_sums_are_other_items(ours: str, theirs: str) -> None:
     assert normalise(ours) != normalise(theirs)
