@@ -118,5 +118,5 @@ def test_equally_good_tokens_of_half_precision_are_a_tie(
     monkeypatch.setattr("helmas_core.evaluation.guards.forward", lambda *_: logits)
     key = (example.task.name, example.item.id)
     assert exactness(unequal, [example], {key: [5, 6]}, {key: [5, 7]})["differ"] == [example.item.id]  # fp32
-    half = tiny_pair(unequal.teacher.model, tiny_model("qwen2", seed=9).to(torch.bfloat16))
+    half = tiny_pair(unequal.teacher.model, tiny_model("qwen2", seed=9).bfloat16())
     assert exactness(half, [example], {key: [5, 6]}, {key: [5, 7]})[kind] == [example.item.id]
