@@ -33,33 +33,38 @@ def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], seed: int = 
 
 
 def pooled_accuracy(right: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """`right` [S, n] of S seeds on the same n items: mean accuracy, each seed's own, their standard deviation, and a
-    95 % bootstrap interval over items, which keeps an item's seeds together since they are not independent."""
-    found = _over_items(np.asarray(right, dtype=float).mean(0), seed)
-    each = np.asarray(right, dtype=float).mean(1)
+    """`right` [S, n] of S seeds on the same n items: mean accuracy, 95 % interval over seeds and items, each seed's own
+    accuracy and their standard deviation."""
+    values = np.asarray(right, dtype=float)
+    each = values.mean(1)
     spread = float(each.std(ddof=1)) if len(each) > 1 else None
     return {
-        "accuracy": found["delta"],
-        "ci": found["ci"],
+        "accuracy": round(float(values.mean()), 4),
+        "ci": _crossed(values, seed),
         "seeds": [round(float(a), 4) for a in each],
         "sd": None if spread is None else round(spread, 4),
     }
 
 
 def pooled_difference(ours: np.ndarray, theirs: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Two arms' [S, n] answers as one paired difference per item, its mean over the seeds.
+    """Two arms' [S, n] answers: the mean paired difference, its 95 % interval over seeds and items, and the p of a
+    sign-flip test over the items' means, which for one seed is McNemar's up to the number of draws."""
+    values = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    means = values.mean(0)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (RESAMPLES, len(means)))
+    beyond = int((np.abs(signs @ means) >= abs(means.sum()) - 1e-9).sum())
+    p = float(f"{(beyond + 1) / (RESAMPLES + 1):.4g}")
+    return {"delta": round(float(values.mean()), 4), "ci": _crossed(values, seed), "p": p}
 
-    delta, 95 % bootstrap interval over items, and the p of a sign-flip test over items, which for one seed is
-    McNemar's up to the number of draws. It speaks of these seeds: `sd` of `pooled_accuracy` says how they differ.
+
+def _crossed(values: np.ndarray, seed: int) -> list[float]:
+    """95 % interval of the mean of `values` [S, n] under draws of as many seeds and as many items, with replacement.
+
+    The pigeonhole bootstrap (Owen 2007): an item that is hard is hard for every seed, so S seeds are not S times as
+    many items, and seeds that differ widen the interval.
     """
-    difference = (np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)).mean(0)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (RESAMPLES, len(difference)))
-    beyond = int((np.abs(signs @ difference) >= abs(difference.sum()) - 1e-9).sum())
-    return {**_over_items(difference, seed), "p": float(f"{(beyond + 1) / (RESAMPLES + 1):.4g}")}
-
-
-def _over_items(values: np.ndarray, seed: int) -> dict[str, Any]:
-    n = len(values)
-    picks = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n), dtype=np.int32)
-    low, high = np.quantile(values[picks].mean(1), [0.025, 0.975])
-    return {"delta": round(float(values.mean()), 4), "ci": [round(float(low), 4), round(float(high), 4)]}
+    rng, (seeds, items) = np.random.default_rng(seed), values.shape
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    by_item = rng.multinomial(items, np.full(items, 1 / items), RESAMPLES) / items
+    low, high = np.quantile(((by_seed @ values) * by_item).sum(1), [0.025, 0.975])
+    return [round(float(low), 4), round(float(high), 4)]

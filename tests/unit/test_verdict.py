@@ -78,10 +78,12 @@ def test_pooled_figures_by_a_second_route() -> None:
     rng = np.random.default_rng(3)
     ours, theirs = rng.random((3, 120)) < 0.7, rng.random((3, 120)) < 0.5
     found = pooled_difference(ours, theirs)
-    per_item = (ours.astype(float) - theirs).mean(0)
-    half = 1.96 * per_item.std(ddof=1) / np.sqrt(120)  # the normal approximation
-    assert found["delta"] == pytest.approx(per_item.mean(), abs=1e-4)
-    assert found["ci"] == pytest.approx([per_item.mean() - half, per_item.mean() + half], abs=0.01)
+    values = ours.astype(float) - theirs
+    drawn = [values[np.ix_(rng.integers(0, 3, 3), rng.integers(0, 120, 120))].mean() for _ in range(4000)]
+    assert found["delta"] == pytest.approx(values.mean(), abs=1e-4)
+    assert found["ci"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.015)
+    unlike = np.stack([np.ones(50), np.zeros(50)])
+    assert pooled_accuracy(unlike)["ci"] == [0.0, 1.0] and pooled_accuracy(unlike[:1])["ci"] == [1.0, 1.0]
     one, alone = pooled_difference(ours[:1], theirs[:1]), paired_difference(list(ours[0]), list(theirs[0]))
     assert one["delta"] == alone["delta"] and one["p"] == pytest.approx(alone["p"], abs=0.01)
     assert pooled_accuracy(ours)["sd"] == pytest.approx(ours.mean(1).std(ddof=1), abs=1e-4)
