@@ -59,7 +59,8 @@ class ModulesBridge(Bridge):
         self.adapter = nn.Sequential(narrow, nn.GELU(), wide)
         self.places = places(student.layers, options.layers)
         self.attentions = nn.ModuleList(CrossAttention(width, options) for _ in self.places)
-        self.head = nn.Linear(width, teacher.vocab_size, bias=False) if options.output_head else None
+        words = min(teacher.vocab_size, student.vocab_size)  # the student reads what it writes, and knows no others
+        self.head = OutputHead(width, words, bias=False) if options.output_head else None
 
     def forward(self, state: KVCache, own: KVCache | None = None) -> KVCache:
         """The student's cache of the source, read with the teacher's states at hand; all hidden in mode "replace"."""
@@ -108,6 +109,13 @@ def places(layers: int, count: int) -> list[int]:
     if count > layers:
         raise ConfigError(f"the student has only {layers} layers", where="bridge.layers", fix="lower it")
     return [(index + 1) * layers // count - 1 for index in range(count)]
+
+
+class OutputHead(nn.Linear):
+    """Words in fp32 whatever the student computes in."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype))
 
 
 class CrossAttention(nn.Module):

@@ -50,16 +50,24 @@ def method_mode(section: BridgeSection) -> str:
 def check_method(section: BridgeSection, train: TrainConfig, handoff: str = "prompt") -> None:
     """ConfigError for an unknown method, and for an option, a mode, a loss or a hand-off that it lacks."""
     method_options(section)
-    fusing = method_mode(section) == "fuse"
-    if handoff == "latent" and fusing and method(section.method).aligned:
-        what = f"{section.method} fuses token by token, and the student has no tokens where the teacher thinks"
-        raise ConfigError(what, where="data.handoff", fix='use bridge.mode = "replace", or the method h2c')
+    check_handoff(section, handoff == "latent")
     able = method(section.method).losses
     for stage in train.stages:
+        if handoff == "latent" and "attention" in stage.losses:
+            what = "attention compares with the text, which ends before the latent steps do"
+            raise ConfigError(what, where=f"train.stages, {stage.name}", fix="use ce or kl")
         if wrong := sorted(stage.losses.keys() - able):
             what = f"{section.method} cannot learn from {wrong[0]}"
             fix = f"use {', '.join(sorted(able))}, as the profile {section.method} does"
             raise ConfigError(what, where=f"train.stages, {stage.name}", fix=fix)
+
+
+def check_handoff(section: BridgeSection, latent: bool) -> None:
+    """ConfigError for a mode that the method lacks, or that cannot take latent steps."""
+    fusing = method_mode(section) == "fuse"
+    if latent and fusing and method(section.method).aligned:
+        what = f"{section.method} fuses token by token, and the student has no tokens where the teacher thinks"
+        raise ConfigError(what, where="data.handoff", fix='use bridge.mode = "replace", or the method h2c')
 
 
 def make_bridge(section: BridgeSection, teacher: Geometry, student: Geometry) -> Bridge:
@@ -70,8 +78,9 @@ def make_bridge(section: BridgeSection, teacher: Geometry, student: Geometry) ->
 
 
 def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:
-    """An untrained bridge for a loaded pair."""
+    """An untrained bridge for a loaded pair; ConfigError where it cannot take what the pair's teacher hands over."""
     options = method_options(section)
+    check_handoff(section, bool(pair.teacher.latent_steps))
     check_rope_base(pair, getattr(options, "teacher_rope_base", None), getattr(options, "student_rope_base", None))
     bridge = make_bridge(section, pair.teacher.geometry, pair.student.geometry).attach(pair)
     if section.lora_rank is not None:

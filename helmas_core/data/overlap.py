@@ -49,6 +49,11 @@ def unpack_hashes(packed: str) -> frozenset[str]:
     return frozenset(packed[i : i + WIDTH] for i in range(0, len(packed), WIDTH))
 
 
+def join_hashes(*packed: str) -> str:
+    """What `pack_hashes` would make of all items together."""
+    return "".join(sorted(frozenset().union(*map(unpack_hashes, packed))))
+
+
 def overlapping(items: Sequence[Item], known: frozenset[str]) -> list[str]:
     """The ids of those of `items` whose hash is `known`."""
     return [item.id for item in items if item_hash(item) in known]

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from helmas_core.errors import DataError
+from helmas_core.evaluation.guards import require_exact
 from helmas_core.evaluation.statistics import pooled_accuracy, pooled_difference
 from helmas_core.evaluation.verdict import verdict
 
 
 def pool_reports(documents: Sequence[Mapping[str, Any]], minimum_n: int) -> dict[str, Any]:
-    """Accuracies, contrasts and a verdict over all seeds. DataError unless all reports ask the same items.
+    """Accuracies, contrasts and a verdict over all seeds. DataError unless all reports are of one method on the same
+    items; InexactError for one whose injection was not exact.
 
     Costs are the first report's: times of several runs have no common median.
     """
+    require_exact(documents)
     first = documents[0]
     for document in documents:
         _check(document, first)
@@ -39,12 +42,21 @@ def _check(document: Mapping[str, Any], first: Mapping[str, Any]) -> None:
     where = str(document.get("dataset"))
     if not document.get("outcomes"):
         raise DataError("the report does not tell its items' outcomes", where=where, fix="run helmas eval again")
-    for key in ("dataset", "split"):
-        if document[key] != first[key]:
-            what = f"{key} {document[key]}, but the first report has {first[key]}"
-            raise DataError(what, where=where, fix="pool reports on the same items")
+    ours, theirs = _subject(document), _subject(first)
+    if wrong := [key for key, value in ours.items() if value != theirs[key]]:
+        what = f"{wrong[0]} is not that of the first report"
+        raise DataError(
+            what, where=where, fix="pool reports of one method on the same items, unlike in their seeds only"
+        )
     if document["outcomes"]["items"] != first["outcomes"]["items"]:
         raise DataError("not the same items as in the first report", where=where, fix="evaluate with one --limit")
+
+
+def _subject(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be alike in all reports."""
+    bridge, manifest = document.get("bridge") or {}, document["manifest"]
+    named = {key: document[key] for key in ("dataset", "split", "pair")}
+    return {**named, "method": bridge.get("method"), "mode": bridge.get("mode"), "hand-off": manifest.get("handoff")}
 
 
 def _answers(document: Mapping[str, Any], arm: str) -> list[bool]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from helmas_core.bridges.artefact import describe, save_bridge, start_from
+from helmas_core.bridges.artefact import describe, read_metadata, save_bridge, start_from
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge, check_method
 from helmas_core.config import Config, TrainConfig
-from helmas_core.data.overlap import item_hash, pack_hashes
+from helmas_core.data.overlap import item_hash, join_hashes, pack_hashes
 from helmas_core.data.task import share_items
 from helmas_core.data.tasks import get_task, scored_task
 from helmas_core.errors import ConfigError, DataError
@@ -43,6 +44,7 @@ class Session:
         self.config, self.pair, self.run, self.progress = config, pair, run, progress
         self.begin = time.perf_counter()
         self.losses: dict[str, float] = {}
+        self.learnt = ""  # hashes of what the bridge learnt before this run
 
     def go(self, resume: bool) -> dict[str, Any]:
         refuse_test_split(self.config)
@@ -86,6 +88,7 @@ class Session:
         bridge, init = build_bridge(self.config.bridge, self.pair), self.config.train.init
         if init is not None and not resume:
             start_from(init.expanduser(), bridge, self.pair)
+            self.learnt = hashes_of(init.expanduser())
         return bridge
 
     def _schedule(self, bridge: Bridge) -> TrainConfig:
@@ -172,6 +175,7 @@ class Session:
 
     def _resume(self, trainer: Trainer) -> int:
         path = checkpoint.latest(self.run.checkpoints)
+        self.learnt = hashes_of(path / checkpoint.BRIDGE)
         state = checkpoint.load(path, trainer.objective.bridge, trainer.optimiser.optimizer)
         trainer.restore_scaler(state["scaler"])
         self.losses = state["losses"]
@@ -246,7 +250,7 @@ class Session:
             "steps": steps,
             "seed": config.train.seed,
             "shuffled": config.train.shuffled,
-            "hashes": pack_hashes(example.item for example in examples),
+            "hashes": join_hashes(self.learnt, pack_hashes(example.item for example in examples)),
             "stages": [s.model_dump() for s in config.train.schedule()],
         }
         return describe(config, self.pair, training)
@@ -266,6 +270,11 @@ class Session:
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self.begin, 2)
+
+
+def hashes_of(path: Path) -> str:
+    """The packed hashes of what a bridge was trained on; "" where it does not tell."""
+    return str(read_metadata(path)["training"].get("hashes", ""))
 
 
 def _step_of(line: str) -> int | None:

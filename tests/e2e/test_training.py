@@ -14,12 +14,13 @@ import torch
 from helmas_core.bridges.artefact import load_bridge, read_tensors
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import BridgeSection, Config, TrainConfig, load_config, validate
+from helmas_core.data.overlap import unpack_hashes
 from helmas_core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from helmas_core.models.pair import Pair, fingerprint
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
 from helmas_core.training.loop import parameter_groups
-from helmas_core.training.session import Session, refuse_overlap, refuse_test_split, train_bridge
+from helmas_core.training.session import Session, hashes_of, refuse_overlap, refuse_test_split, train_bridge
 from tests.tiny import tiny_model, tiny_pair
 
 pytestmark = pytest.mark.e2e
@@ -333,6 +334,10 @@ def test_a_run_can_go_on_from_another_bridge(unequal: Pair, tmp_path: Path) -> N
     cut, _ = _train(config, unequal, tmp_path / "cut", resume=True)
     ours, theirs = (read_tensors(run.bridge)[0] for run in (cut, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    elsewhere = _config(eval_samples=0, init=moved, stages=[still])
+    elsewhere = elsewhere.model_copy(update={"data": elsewhere.data.model_copy(update={"dataset": "arithmetic"})})
+    third, _ = _train(elsewhere, unequal, tmp_path / "third")
+    assert unpack_hashes(hashes_of(moved)) <= unpack_hashes(hashes_of(third.bridge))  # relay is not forgotten
     other = tiny_pair(unequal.student.model, unequal.student.model)
     with pytest.raises(CheckpointError, match="another pair"):
         _train(_config(init=moved), other, tmp_path / "c")

@@ -332,3 +332,13 @@ def test_a_fused_hand_over_without_the_students_own_cache_is_refused(unequal: Pa
             bridge(state)
     with pytest.raises(CacheError, match="what was read"):
         bridge(state, replace(own, ids=None))
+
+
+def test_a_new_output_head_serves_a_student_of_half_precision(unequal: Pair) -> None:
+    half = tiny_pair(unequal.teacher.model, tiny_model("qwen2", seed=9).bfloat16())
+    bridge = build_bridge(BridgeSection.model_validate({"method": "modules", "output_head": True}), half).eval()
+    ids, mask = pad_left([[5, 6, 7]], 0)
+    state, own = half.teacher.read(ids, mask, bridge.hidden), half.student.read(ids, mask)
+    with torch.no_grad(), bridge.adapted(state):
+        logits = forward(half.student.model, own, *pad_left([[8, 9]], 0))
+    assert logits.shape[-1] == min(half.teacher.geometry.vocab_size, half.student.geometry.vocab_size)

@@ -99,6 +99,10 @@ def test_only_the_same_items_are_pooled() -> None:
     found = pool_reports([whole, whole], 50)
     assert found["contrasts"]["bridge-deranged"]["delta"] == 1.0 and found["seeds"] == [4, 4]
     assert found["verdict"]["level"] == "partial"
+    with pytest.raises(DataError, match="hand-off is not that of the first"):
+        pool_reports([whole, whole | {"manifest": {"handoff": "latent"}}], 50)
+    with pytest.raises(InexactError, match="injection is not exact"):
+        pool_reports([whole, whole | {"exactness": {"compared": 60, "differ": ["7"], "ties": []}}], 50)
     other = whole | {"outcomes": outcomes | {"items": outcomes["items"][::-1]}}
     with pytest.raises(DataError, match="not the same items"):
         pool_reports([whole, other], 50)
