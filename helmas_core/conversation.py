@@ -273,8 +273,9 @@ class Conversation:
 
 def _before(stop: Sequence[str], text: str) -> str:
     """`text` up to the first stop string that stands after something that was said."""
-    found = [text.split(mark)[0] for mark in stop if mark in text.lstrip()]
-    return min(found, key=len, default=text)
+    lead = len(text) - len(text.lstrip())
+    ends = [text.find(mark, lead) for mark in stop if mark in text[lead:]]
+    return text[: min(ends, default=len(text))]
 
 
 def _fingerprint(bridge: Bridge) -> str:

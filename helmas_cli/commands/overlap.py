@@ -42,13 +42,16 @@ def _splits(config: Config, name: str, screen: Screen) -> dict[str, list[Item]]:
     from helmas_core.errors import DataError
 
     task, data, found = get_task(name), config.data, {}
-    for split in task.splits:
+    parts = [split for split in task.splits if split != "all"] or list(task.splits)  # all is the others together
+    for split in parts:
         try:
             found[f"{name}/{split}"] = load_items(
                 task, split, data.limit, config.train.seed, data.data_dir, data.max_source_tokens
             )
         except DataError as error:
             screen.note(f"{name}/{split} left out: {error}")
+    if not found:
+        raise DataError("no split of it can be read here", where=name, fix="give --data-dir, or a network")
     return found
 
 

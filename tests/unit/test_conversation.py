@@ -246,3 +246,10 @@ def test_a_talk_that_outgrows_its_training_is_told_once(lab_pair: Pair) -> None:
     for text in MORE:
         talk.ask(text)
     assert notes == ["longer than what the bridge was trained on (data.max_source_tokens = 20)"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("\nAnswer: 4\nmore", "\nAnswer: 4"), ("one\ntwo", "one"), ("one", "one"), ("\n", "\n")]
+)
+def test_an_answer_ends_at_the_first_stop_after_its_first_word(text: str, wanted: str) -> None:
+    assert conversation._before(("\n",), text) == wanted
