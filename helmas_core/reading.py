@@ -33,13 +33,10 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False)))
 
 
-class Reader:
-    """One model and the cache of the last ids that it read. `new` counts those that it had to read for them; `hidden`
-    are the hidden states that are kept with them."""
+class _Growing:
+    """Keeps the cache of the last text."""
 
-    def __init__(self, member: Member, pad: int, hidden: Sequence[int] = ()) -> None:
-        self.member, self.pad, self.hidden, self.new = member, pad, hidden, 0
-        self._kept: _Kept | None = None
+    _kept: _Kept | None = None
 
     @property
     def bytes(self) -> int:
@@ -48,10 +45,22 @@ class Reader:
     def forget(self) -> None:
         self._kept = None
 
+    def _beginning(self, ids: Sequence[int]) -> tuple[int, KVCache | None]:
+        """How many of `ids` the last text begins with too, and the cache of those; (0, None) where it is none."""
+        known = 0 if self._kept is None else common_length(self._kept.ids, ids)
+        return known, None if self._kept is None or known == 0 else self._kept.cache.tokens(0, known)
+
+
+class Reader(_Growing):
+    """One model and the cache of the last ids that it read. `new` counts those that it had to read for them; `hidden`
+    are the hidden states that are kept with them."""
+
+    def __init__(self, member: Member, pad: int, hidden: Sequence[int] = ()) -> None:
+        self.member, self.pad, self.hidden, self.new = member, pad, hidden, 0
+
     def read(self, ids: Sequence[int]) -> KVCache:
         """The model's cache over `ids`, at least one, batch 1."""
-        known = 0 if self._kept is None else common_length(self._kept.ids, ids)
-        past = None if self._kept is None or known == 0 else self._kept.cache.tokens(0, known)
+        known, past = self._beginning(ids)
         self.new = len(ids) - known
         if past is None or self.new:
             added = pad_left([ids[known:]], self.pad, self.member.model.device)
@@ -67,7 +76,7 @@ class Reader:
         return self.member.read(*pad_left([ids], self.pad, self.member.model.device), self.hidden)
 
 
-class BridgedReader:
+class BridgedReader(_Growing):
     """Teacher, bridge and, in mode "fuse", the student's own reading: the student's cache over a growing text.
 
     A bridge that makes of every token what it makes of it alone is given the new ones only. Whether it does is
@@ -83,14 +92,6 @@ class BridgedReader:
         whole = bridge.stays_open or not bridge.aligned or bool(pair.teacher.latent_steps)
         self.pointwise: bool | None = False if whole else None
         self.state: KVCache
-        self._kept: _Kept | None = None
-
-    @property
-    def bytes(self) -> int:
-        return 0 if self._kept is None else self._kept.cache.bytes
-
-    def forget(self) -> None:
-        self._kept = None
 
     @torch.no_grad()
     def read(self, ids: Sequence[int]) -> KVCache:
@@ -110,11 +111,10 @@ class BridgedReader:
             self.pointwise = is_pointwise(self.bridge, state, own)
             if not self.pointwise:
                 self.notify("this bridge makes of a token what its neighbours say: each turn is bridged as a whole")
-        known = 0 if self._kept is None or not self.pointwise else common_length(self._kept.ids, ids)
+        known, past = self._beginning(ids) if self.pointwise else (0, None)
         self.bridged = len(ids) - known
-        if self._kept is None or known == 0:
+        if past is None:
             return self.bridge(state, own)
-        past = self._kept.cache.tokens(0, known)
         return past if not self.bridged else past.append(_part(self.bridge, state, own, known, state.length))
 
 

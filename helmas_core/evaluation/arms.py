@@ -57,7 +57,7 @@ class Arms:
         """Answers of `arm`; what they cost stands in `ledger` until the next run."""
         self.ledger, self.arm = Ledger(self.pair.device), arm
         arms: dict[str, Callable[[Batch], Generation]] = {
-            "student": lambda b: self._read(self.pair.student, [e.alone for e in b.examples], b.examples),
+            "student": lambda b: self._untold([e.alone for e in b.examples], b.examples),
             "teacher": lambda b: self._teach(b.examples),
             "text": lambda b: self._read(self.pair.student, _texts(b.examples), b.examples),
             "bridge": lambda b: self._hand_over(b.examples, [e.source for e in b.examples]),
@@ -73,6 +73,11 @@ class Arms:
 
     def _read(self, member: Member, prompts: Sequence[Ids], examples: Sequence[Example]) -> Generation:
         return self._generate(member, None, prompts, examples)
+
+    def _untold(self, prompts: Sequence[Ids], examples: Sequence[Example]) -> Generation:
+        """The student without anything of the source."""
+        self.ledger.told = False
+        return self._read(self.pair.student, prompts, examples)
 
     def _inject(self, cache: KVCache, examples: Sequence[Example]) -> Generation:
         return self._generate(self.pair.student, cache, [e.query for e in examples], examples)
@@ -143,7 +148,7 @@ class Arms:
         """Without the bridge and all that was trained with it."""
         if self._required().mode == "fuse":
             return self._inject(self._own(examples), examples)
-        return self._read(self.pair.student, [example.query for example in examples], examples)
+        return self._untold([example.query for example in examples], examples)
 
     def _foreign(self, batch: Batch) -> list[Ids]:
         """The donors' sources; cut or repeated to the same length where own and foreign states are fused."""

@@ -22,14 +22,14 @@ from helmas_core.models.hardware import GIB, clock
 
 PARTS = ("reasoning", "teacher_prefill", "teacher_decode", "bridge", "student_prefill", "student_decode")
 _TEACHERS = ("reasoning", "teacher_prefill")  # what a warm hand-off has behind it
-_READS_NOTHING = ("student", "disabled")
 
 
 @dataclass
 class Ledger:
-    """One batch's costs, filled in by the arm that runs."""
+    """One batch's costs, filled in by the arm that runs; `told` is whether it had the reasoning, if there is any."""
 
     device: torch.device
+    told: bool = True
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     teacher_bytes: int | None = None
     bridged_bytes: int | None = None
@@ -73,9 +73,8 @@ class Costs:
 
     def add(self, ledger: Ledger, examples: Sequence[Example], peak: float | None, joules: float | None) -> None:
         each = {name: seconds / len(examples) for name, seconds in ledger.seconds.items()}
-        thinks = self.arm not in _READS_NOTHING
         for example in examples:
-            thought = example.thought if thinks else None
+            thought = example.thought if ledger.told else None
             self.rows.append(each | ({} if thought is None else {"reasoning": thought.seconds}))
         for name, count in (("teacher", ledger.teacher_bytes), ("bridged", ledger.bridged_bytes)):
             if count is not None:
@@ -148,9 +147,12 @@ def _energy_meter(device: torch.device) -> Callable[[], float | None]:
         return lambda: None
     try:
         nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        return lambda: None
+    try:
         nvml.nvmlInit()
         handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except Exception:  # whatever is missing: library, permission, driver support
+    except nvml.NVMLError:  # no driver, no permission, or a card that does not count
         return lambda: None
     return lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000

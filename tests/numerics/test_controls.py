@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +18,10 @@ from helmas_core.data.tasks import get_task
 from helmas_core.errors import ConfigError
 from helmas_core.evaluation.arms import Arms, Batch, batches
 from helmas_core.evaluation.controls import moment_matched, shuffle_keys
+from helmas_core.evaluation.costs import Costs, _energy_meter
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.evaluation.guards import exactness
-from helmas_core.handoff.examples import Example, make_example
+from helmas_core.handoff.examples import Example, Thought, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.cache import capture
 from helmas_core.models.pair import Pair
@@ -120,3 +124,44 @@ def test_equally_good_tokens_of_half_precision_are_a_tie(
     assert exactness(unequal, [example], {key: [5, 6]}, {key: [5, 7]})["differ"] == [example.item.id]  # fp32
     half = tiny_pair(unequal.teacher.model, tiny_model("qwen2", seed=9).bfloat16())
     assert exactness(half, [example], {key: [5, 6]}, {key: [5, 7]})[kind] == [example.item.id]
+
+
+class _Card:
+    """What a driver library looks like that counts energy, or refuses to."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, refuses: bool) -> None:
+        self.refuses, self.total = refuses, 5000
+
+    def nvmlInit(self) -> None:  # noqa: N802 - the library's name
+        if self.refuses:
+            raise self.NVMLError
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802 - the library's name
+        return uuid
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802 - the library's name
+        assert handle == "GPU-7"
+        return self.total
+
+
+def test_energy_is_read_where_a_card_tells_and_none_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="7"))
+    for refuses, joules in ((False, 5.0), (True, None)):
+        monkeypatch.setitem(sys.modules, "pynvml", _Card(refuses))
+        assert _energy_meter(gpu)() == joules
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert _energy_meter(gpu)() is None and _energy_meter(torch.device("cpu"))() is None
+
+
+@pytest.mark.parametrize(("mode", "arm", "told"), [("fuse", "disabled", True), ("replace", "disabled", False)])
+def test_only_an_arm_that_had_the_reasoning_pays_for_it(unequal: Pair, mode: str, arm: str, told: bool) -> None:
+    bridge = build_bridge(BridgeSection.model_validate({"mode": mode, "start": "random"}), unequal)
+    examples = [replace(e, thought=Thought("So.", 2, 3.0, False)) for e in _examples(unequal)]
+    runner, costs = Arms(unequal, bridge, 2), Costs(arm)
+    runner.run(arm, Batch(examples, examples))
+    costs.add(runner.ledger, examples, None, None)
+    assert costs.summary(timed=True)["seconds"]["reasoning"] == (3.0 if told else None)
