@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def plot(common: Common, names: Names) -> int:
-    """Draw losses and validation accuracy over the steps, to figures/ of the one run or to --out."""
+    """Draw losses and validation accuracy by step: in the one run's figures/, in --out, or here as curves.png."""
     from helmas_core.runs import ROOT
 
-    screen, runs = Screen.of(common), [find_run(name, ROOT) for name in names]
+    screen, runs = Screen.of(common), [find_run(name, ROOT) for name in dict.fromkeys(names)]
     rows = {label: _rows(run) for label, run in _labels(runs).items()}
     path = _folder(common, runs) / "curves.png"
     if not common.dry_run:

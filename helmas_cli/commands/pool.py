@@ -16,7 +16,7 @@ Reports = Annotated[list[Path], typer.Argument(metavar="REPORT…", help="report
 
 
 def pool(common: Common, reports: Reports) -> int:
-    """Pool evaluations of several seeds: items keep together in every interval, seeds are shown apart."""
+    """Pool evaluations of several seeds; intervals count both what items and what seeds are drawn."""
     from helmas_core.errors import DataError
     from helmas_core.evaluation.pool import pool_reports
 
@@ -24,6 +24,8 @@ def pool(common: Common, reports: Reports) -> int:
     least = resolve(common, {}, base={}).eval.minimum_n
     if len(reports) < 2:
         raise DataError("one report is nothing to pool", where="pool", fix="name two or more")
+    if len({path.expanduser().resolve() for path in reports}) < len(reports):
+        raise DataError("a report is named twice", where="pool", fix="name reports of different seeds")
     runs = [_read(path.expanduser()) for path in reports]
     if len({len(run) for run in runs}) > 1:
         raise DataError("the reports hold different data sets", where="pool", fix="evaluate all on the same ones")

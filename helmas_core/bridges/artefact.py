@@ -122,6 +122,12 @@ def load_weights(bridge: Bridge, tensors: Mapping[str, Tensor], where: str) -> N
     bridge.load_state_dict(dict(tensors))
 
 
+def _right_model(side: str, wanted: str | None, given: str | None) -> str:
+    if wanted == given:
+        return f"the weights of {wanted} are not those that it was trained with: get those, or train the bridge again"
+    return f"load the bridge with {side} {wanted}"
+
+
 def check_pair(stored: Mapping[str, Any], pair: Mapping[str, Any], where: str) -> None:
     """Refuse a bridge made for other models: shapes, weights or tokenizer."""
     for side in ("teacher", "student"):
@@ -129,6 +135,6 @@ def check_pair(stored: Mapping[str, Any], pair: Mapping[str, Any], where: str) -
         for key in ("model_type", "layers", "kv_heads", "head_dim", "rope_theta", "rope_type", "fingerprint"):
             if theirs.get(key) != ours[key]:
                 what = f"made for another pair: {side} {key} is {theirs.get(key)}, this one has {ours[key]}"
-                raise CheckpointError(what, where=where, fix=f"load the bridge with {side} {theirs.get('id')}")
+                raise CheckpointError(what, where=where, fix=_right_model(side, theirs.get("id"), ours.get("id")))
     if stored.get("tokenizer") != pair["tokenizer"]:
         raise CheckpointError("made for another tokenizer", where=where, fix="use the pair that it was trained with")

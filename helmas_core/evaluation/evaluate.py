@@ -17,7 +17,8 @@ from helmas_core.data.tasks import load_items, scored_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.arms import Arms, Batch, batches, stopped
 from helmas_core.evaluation.costs import Costs, Gauge
-from helmas_core.evaluation.guards import exactness, warnings_of
+from helmas_core.evaluation.exactness import exactness
+from helmas_core.evaluation.guards import warnings_of
 from helmas_core.evaluation.items import item_records
 from helmas_core.evaluation.statistics import paired_difference, wilson
 from helmas_core.evaluation.verdict import verdict

@@ -16,6 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from helmas_core.errors import ConfigError
 from helmas_core.plain import printable
 
 # The names are those of the page's custom properties; no two colours are alike, so that SVG can be told which is which.
@@ -276,10 +277,15 @@ def file_stem(dataset: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG on white."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with styled():
-        figure.savefig(path, dpi=150)
+    """As PNG on white. ConfigError where nothing can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with styled():
+            figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written: {error.strerror}", where=str(path), fix="choose another --out"
+        ) from error
 
 
 def svg(figure: Figure, prefix: str) -> str:

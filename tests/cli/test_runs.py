@@ -227,6 +227,10 @@ def test_plot_draws_one_run_or_several(cli: Cli, core: Core) -> None:
     assert cli("plot", "a", "b", "-o", "both", "--json").json["figure"] == "both/curves.png"
     for path in ("runs/a/figures/curves.png", "both/curves.png"):
         assert Path(path).read_bytes().startswith(b"\x89PNG")
+    assert cli("plot", "a", "a").out == "runs/a/figures/curves.png\n"
+    Path("full").write_text("a file, no folder")
+    refused = cli("plot", "a", "-o", "full")
+    assert refused.code == 2 and "choose another --out" in refused.err
     Path("runs/a/metrics.jsonl").unlink()
     assert "nothing was logged" in cli("plot", "a").err
 
@@ -239,3 +243,9 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_made(
     assert (result.code, core.calls) == (2, [])
     assert 'pip install "helmas[trackio]"' in result.err
     assert not Path("runs").exists()
+
+
+def test_a_report_is_not_pooled_with_itself(cli: Cli, core: Core) -> None:
+    Path("one.json").write_text("{}")
+    result = cli("pool", "one.json", "./one.json")
+    assert result.code != 0 and "named twice" in result.err

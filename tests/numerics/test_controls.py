@@ -20,7 +20,7 @@ from helmas_core.evaluation.arms import Arms, Batch, batches
 from helmas_core.evaluation.controls import moment_matched, shuffle_keys
 from helmas_core.evaluation.costs import Costs, _energy_meter
 from helmas_core.evaluation.evaluate import evaluate_examples
-from helmas_core.evaluation.guards import exactness
+from helmas_core.evaluation.exactness import exactness
 from helmas_core.handoff.examples import Example, Thought, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.cache import capture
@@ -119,7 +119,7 @@ def test_equally_good_tokens_of_half_precision_are_a_tie(
 ) -> None:
     [example], logits = _examples(unequal, 1), torch.zeros(1, 1, 512)
     logits[0, 0, [3, 6, 7]] = torch.tensor([40.0, 0.1, 0.1 + gap])  # small beside the largest, as is rounding
-    monkeypatch.setattr("helmas_core.evaluation.guards.forward", lambda *_: logits)
+    monkeypatch.setattr("helmas_core.evaluation.exactness.forward", lambda *_: logits)
     key = (example.task.name, example.item.id)
     assert exactness(unequal, [example], {key: [5, 6]}, {key: [5, 7]})["differ"] == [example.item.id]  # fp32
     half = tiny_pair(unequal.teacher.model, tiny_model("qwen2", seed=9).bfloat16())
