@@ -36,6 +36,14 @@ _PACKAGES = ("helmas", "torch", "transformers", "accelerate", "datasets", "safet
 _DECIDES_TRAINING = ("pair", "bridge", "train", "data")
 
 
+def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """{"train": {"batch": 8}} as {"train.batch": 8}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
+
+
 def to_json(value: Any, indent: int | None = 2) -> str:
     """`value` as strict JSON: paths become strings, numbers that JSON lacks (nan, inf) become null."""
     return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)

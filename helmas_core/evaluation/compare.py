@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helmas_core.runs import Run
+from helmas_core.runs import Run, flat
 
 Record = Mapping[str, Any]
 Key = tuple[str, str, str]
@@ -78,12 +78,4 @@ def _answers(path: Path) -> dict[Key, bool]:
             found[item["task"], item["id"], item["question"]] = bool(item["arms"][ARM]["right"])
         except (ValueError, KeyError, TypeError):
             continue  # cut short, or evaluated without the arm: not an item that both answered
-    return found
-
-
-def flat(tree: Record, before: str = "") -> dict[str, Any]:
-    """{"train": {"batch": 8}} as {"train.batch": 8}."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + str(key): value}
     return found

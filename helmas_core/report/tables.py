@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helmas_core.runs import flat
+
 Record = Mapping[str, Any]
 Table = tuple[list[str], list[list[str]]]  # header and rows
 _LAYERS = {
@@ -83,19 +85,6 @@ def costs_table(costs: Record | None) -> Table:
     return head, [[arm, *(number(row.get(name)) for name in names)] for arm, row in rows.items()]
 
 
-def flat(tree: Record, before: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}; lists are left as text."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{before}.{key}" if before else str(key)
-        found |= (
-            flat(value, name)
-            if isinstance(value, Mapping)
-            else {name: value if not isinstance(value, list) else str(value)}
-        )
-    return found
-
-
 def verdict_of(report: Record) -> str:
     """The evaluation's own words, if it has any."""
     found = report.get("verdict")
@@ -112,7 +101,7 @@ def facts(report: Record) -> dict[str, str]:
     how = {key.replace("_", " "): manifest.get(key) for key in wanted}
     versions = manifest.get("versions") or {}
     software = ", ".join(f"{name} {versions[name]}" for name in ("helmas", "torch", "transformers") if name in versions)
-    overlap = flat({"overlap": report["overlap"]}) if report.get("overlap") else {}
+    overlap = {name: str(value) for name, value in flat({"overlap": report.get("overlap") or {}}).items()}
     rows = {**sides, "bridge": made, **parameters, **how, **overlap, "software": software}
     return {
         name: number(value) if not isinstance(value, str) else value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from helmas_core.config import Config
 from helmas_core.errors import ConfigError
-from helmas_core.runs import Run
+from helmas_core.runs import Run, flat
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,18 +38,13 @@ def start_tracking(accelerator: Accelerator, config: Config, run: Run) -> None:
     }
     if name == "trackio":
         os.environ.setdefault("TRACKIO_DIR", str(folder.absolute()))  # else in the home folder
-    accelerator.init_trackers("helmas", flat(config.model_dump(mode="json")), {name: own[name]})
+    accelerator.init_trackers("helmas", hyperparameters(config), {name: own[name]})
 
 
-def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, bool | int | float | str]:
-    """{"train": {"batch": 8}} as {"train.batch": 8}; what a tracker has no type for becomes text."""
-    found: dict[str, bool | int | float | str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{before}{key}.")
-        else:
-            found[before + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found
+def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    """The configuration, flat; what a tracker has no type for becomes text."""
+    values = flat(config.model_dump(mode="json"))
+    return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
 
 
 def track(accelerator: Accelerator, record: Mapping[str, Any]) -> None:

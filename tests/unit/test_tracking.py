@@ -9,7 +9,7 @@ import pytest
 from helmas_core.config import load_config
 from helmas_core.errors import ConfigError
 from helmas_core.runs import create_run
-from helmas_core.training.tracking import check_tracker, flat, start_tracking, track
+from helmas_core.training.tracking import check_tracker, hyperparameters, start_tracking, track
 
 pytestmark = pytest.mark.unit
 
@@ -28,7 +28,9 @@ def test_an_unknown_tracker_is_refused() -> None:
 
 
 def test_hyperparameters_are_flat_and_of_known_types() -> None:
-    assert flat({"a": {"b": 1, "c": None}, "d": [1, 2]}) == {"a.b": 1, "a.c": "None", "d": "[1, 2]"}
+    found = hyperparameters(load_config(["lab"], ["eval.arms=['text','own']"]))
+    told = (found["train.batch"], found["train.steps"], found["eval.arms"], found["data.chat_template"])
+    assert told == (32, "None", "['text', 'own']", False)
 
 
 def test_tensorboard_gets_the_rows_of_metrics(tmp_path: Path) -> None:
