@@ -100,8 +100,10 @@ def test_constraints_are_exact_and_cover_what_is_declared() -> None:
 
 
 def test_constraints_cover_the_whole_closure() -> None:
-    """Every distribution that our dependencies need here is pinned, so that two fresh machines agree; what a GPU build of
-    torch brings along is of its own choosing."""
+    """Every distribution that our dependencies need here is pinned, so that two fresh machines agree.
+
+    What a GPU build of torch brings along is of its own choosing.
+    """
     installed = {normal(found.metadata["Name"]): found for found in distributions()}
     seen: set[str] = set()
     queue = [normal(re.split(r"[^\w.-]", text)[0]) for text in PROJECT["dependencies"]]
