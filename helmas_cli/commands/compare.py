@@ -63,6 +63,10 @@ def compare(
         screen.document(document)
     else:
         show_comparison(screen, document)
+    if not base.eval.allow_inexact:
+        from helmas_core.evaluation.guards import require_exact
+
+        require_exact(document["reports"])
     return 0
 
 

@@ -9,19 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helmas_core.bridges.artefact import load_bridge
+from helmas_core.bridges.artefact import load_bridge, read_metadata
+from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import check_method, method, method_mode
 from helmas_core.comparison.result import BRIDGED, beside
 from helmas_core.config import Config, StageConfig
 from helmas_core.errors import ConfigError
 from helmas_core.evaluation.evaluate import evaluate
+from helmas_core.evaluation.learnt import learnt_items
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress, Stopped
-from helmas_core.runs import Run, check_same_config, create_run, flat
+from helmas_core.runs import BRIDGE, Run, check_same_config, create_run, flat
 from helmas_core.training.session import train_bridge
 
 Configs = Mapping[str, Config]
 Load = Callable[[Config], Pair]
+Open = Callable[[str, Config], tuple[Path, Pair, Bridge]]
 _DECIDES_PAIR = ("handoff", "latent_steps", "chat_template")
 
 
@@ -55,7 +58,7 @@ class Comparison:
         """The `compare --json` document. Stopped is raised when a person asks for it."""
         runs = {name: self._train(name, config) for name, config in configs.items()}
         names = next(iter(configs.values())).data.names()
-        reports = [self._evaluate(dataset, configs, runs) for dataset in names]
+        reports = [evaluate_beside(dataset, configs, self._open, self.progress) for dataset in names]
         first = next(iter(configs.values()))
         return {
             "schema": 1,
@@ -104,33 +107,41 @@ class Comparison:
             path, config, self.argv, resume=begun, overwrite=known.config is not None and not begun
         ), begun
 
-    def _evaluate(self, dataset: str, configs: Configs, runs: Mapping[str, Run]) -> dict[str, Any]:
-        """Every variant on `dataset`; arms in which no bridge has a part are run for the first one alone."""
-        reports: dict[str, dict[str, Any]] = {}
-        first = next(iter(configs.values()))
-        for name, config in configs.items():
-            shared = bool(reports) and _read_alike(config, first)
-            arms = tuple(arm for arm in config.eval.arms if not shared or arm in BRIDGED)
-            data = config.data.model_copy(update={"dataset": dataset})
-            one = config.model_copy(update={"data": data, "eval": config.eval.model_copy(update={"arms": arms})})
-            pair = self._pair(one)
-            self.progress.note(f"{name}: evaluating on {dataset}")
-            reports[name] = evaluate(one, pair, load_bridge(runs[name].bridge, pair), self.progress)
-        return beside(reports, first.train.seed)
+    def _open(self, name: str, config: Config) -> tuple[Path, Pair, Bridge]:
+        pair, path = self._pair(config), self.out / name / BRIDGE
+        return path, pair, load_bridge(path, pair)
+
+
+def evaluate_beside(dataset: str, configs: Configs, opened: Open, progress: Progress) -> dict[str, Any]:
+    """Every variant on `dataset`, as `beside` puts them; arms without a bridge are run for the first alone.
+
+    DataError for a bridge that has learnt some of the items, unless that is allowed.
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    first = next(iter(configs.values()))
+    for name, config in configs.items():
+        shared = bool(reports) and read_alike(config, first)
+        arms = tuple(arm for arm in config.eval.arms if not shared or arm in BRIDGED)
+        data = config.data.model_copy(update={"dataset": dataset})
+        one = config.model_copy(update={"data": data, "eval": config.eval.model_copy(update={"arms": arms})})
+        progress.note(f"{name}: evaluating on {dataset}")
+        path, pair, bridge = opened(name, one)
+        overlap = learnt_items(one, read_metadata(path)["training"])
+        reports[name] = {**evaluate(one, pair, bridge, progress), "overlap": overlap}
+    return beside(reports, first.train.seed)
 
 
 def _pair_of(config: Config) -> tuple[Any, ...]:
     return (config.pair, *(getattr(config.data, key) for key in _DECIDES_PAIR))
 
 
-def _read_alike(config: Config, first: Config) -> bool:
+def read_alike(config: Config, first: Config) -> bool:
     """Whether both have the models read the same, so that arms without a bridge agree."""
     return _pair_of(config) == _pair_of(first) and (config.data, config.eval) == (first.data, first.eval)
 
 
 def describe(name: str, config: Config, first: Config, run: Run) -> dict[str, Any]:
     """What a variant is and what its training took; `changes` are the keys in which it differs from the first."""
-    ours, theirs = (flat(one.model_dump(mode="json")) for one in (config, first))
     trained = run.report or {}
     counts = {key: value for key, value in trained.items() if key.endswith("parameters")}
     return {
@@ -142,7 +153,11 @@ def describe(name: str, config: Config, first: Config, run: Run) -> dict[str, An
         "steps": trained.get("steps"),
         "train_seconds": trained.get("seconds"),
         "losses": trained.get("losses"),
-        "changes": {
-            key: ours.get(key) for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)
-        },
+        "changes": changes(config, first),
     }
+
+
+def changes(config: Config, first: Config) -> dict[str, Any]:
+    """The keys, joined by dots, in which a configuration differs from the first."""
+    ours, theirs = (flat(one.model_dump(mode="json")) for one in (config, first))
+    return {key: ours.get(key) for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)}
