@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from helmas_cli.commands import baseline, chat, doctor, inspect_cache, overlap, plot, pool, profiles, runs, train
+from helmas_cli.commands import (
+    baseline,
+    chat,
+    doctor,
+    inspect_cache,
+    overlap,
+    plot,
+    pool,
+    profiles,
+    pull,
+    push,
+    runs,
+    train,
+)
 from helmas_cli.commands import eval as evaluate
 from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.options import with_common
@@ -35,6 +48,8 @@ app.command("doctor")(with_common(doctor.doctor))
 app.command("plot")(with_common(plot.plot))
 app.command("overlap")(with_common(overlap.overlap))
 app.command("pool")(with_common(pool.pool))
+app.command("push")(with_common(push.push))
+app.command("pull")(with_common(pull.pull))
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(runs.app, name="runs")
 
