@@ -65,6 +65,8 @@ def card(subject: Subject) -> str:
 
 def theirs_in(text: str) -> dict[str, Any]:
     """What a person may have added to a card that lies there already: licence and language."""
+    if not text.startswith("---"):
+        return {}
     try:
         found = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
     except Exception:  # whatever a card holds that YAML does not read, it is replaced as a whole

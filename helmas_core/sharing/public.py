@@ -13,7 +13,7 @@ from typing import Any
 
 Record = Mapping[str, Any]
 _LOCAL_FAMILIES = ("jsonl", "text", "cloze")
-_REPORT = (
+REPORT = (
     "schema", "command", "dataset", "split", "n", "pair", "bridge", "arms", "contrasts", "agreement", "reasoning",
     "costs", "outcomes", "exactness", "verdict", "warnings", "overlap", "manifest",
 )  # fmt: skip
@@ -72,7 +72,7 @@ def public_reports(reports: Sequence[Record], names: Names) -> list[dict[str, An
 
 
 def _kept(report: Record) -> dict[str, Any]:
-    kept = {key: report[key] for key in _REPORT if key in report}
+    kept = {key: report[key] for key in REPORT if key in report}
     manifest = report.get("manifest") or {}
     return {**kept, "manifest": {key: manifest[key] for key in _MANIFEST if key in manifest}}
 
