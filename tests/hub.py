@@ -76,7 +76,7 @@ class Answer(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None: ...
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer()
 
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
@@ -136,7 +136,7 @@ class Answer(BaseHTTPRequestHandler):
         repo = self._seen(name)
         if repo is None:
             return self._missing("RepoNotFound")
-        kind, revision = (rest + ["main", "main"])[0], "/".join(rest[1:]) or "main"
+        kind, revision = (rest or ["info"])[0], "/".join(rest[1:]) or "main"
         if kind == "branch":
             repo.branches.setdefault(revision, dict(repo.branches["main"]))
             return self._json({})

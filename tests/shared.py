@@ -13,7 +13,7 @@ from helmas_core.models.pair import Pair
 from tests.cli.fakes import report
 
 HOME = "/home/ada/secret-lab"
-PRIVATE = (b"/home", b"ada", b"secret", b"hunter2", b"Who is Kara")
+PRIVATE = (b"/home", b"/ada", b"secret", b"hunter2", b"Who is Kara")
 
 
 def make_run(folder: Path, pair: Pair, dataset: str = f"jsonl:{HOME}/mine.jsonl", **changes: Any) -> Path:

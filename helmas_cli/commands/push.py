@@ -38,15 +38,18 @@ def push(
 
     A model that lies in a folder here is named for others by -s pair.teacher=OWNER/NAME.
     """
-    from helmas_cli.load import place_of
+    from helmas_cli.load import calm_libraries, place_of, run_bridge
 
-    screen, place = Screen.of(common), place_of(repo, revision, private)
+    screen = Screen.of(common)
+    calm_libraries(screen)
+    place = place_of(repo, revision, private)
     if not (yes or common.dry_run):
         check_someone("push")
-    parcel = _pack(common, screen, run, place, report, items)
+    bridge, models = run_bridge(run), _models(common)
+    there = "" if common.dry_run else place.look()
+    parcel = _pack(screen, bridge, place, report, models, items)
     if common.dry_run:
         return _finish(screen, parcel, place, dry_run=True)
-    there = place.look()
     parcel = parcel.beside(place.card())
     if not yes:
         _list(screen, parcel)
@@ -56,14 +59,12 @@ def push(
     return _finish(screen, parcel, place, shared=True, **place.send(parcel.files))
 
 
-def _pack(common: Common, screen: Screen, run: str, place: Place, report: Path | None, items: bool) -> Parcel:
-    from helmas_cli.load import calm_libraries, run_bridge
-
-    calm_libraries(screen)
-    models = _models(common)
+def _pack(
+    screen: Screen, bridge: Path, place: Place, report: Path | None, models: dict[str, str], items: bool
+) -> Parcel:
     from helmas_core.sharing.parcel import pack
 
-    parcel = pack(run_bridge(run), place.address, report and report.expanduser(), models, items)
+    parcel = pack(bridge, place.address, report and report.expanduser(), models, items)
     if not parcel.subject.reports:
         screen.note("no report.json: the card tells no result; helmas eval --bridge RUN -o RUN writes one")
     for side in parcel.subject.unknown():

@@ -71,11 +71,12 @@ def theirs_in(text: str) -> dict[str, Any]:
         found = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
     except Exception:  # whatever a card holds that YAML does not read, it is replaced as a whole
         return {}
-    return {key: found[key] for key in THEIRS if found.get(key)}
+    return {key: found[key] for key in THEIRS if found.get(key) and not set("<>") & set(str(found[key]))}
 
 
-def one_line(text: Any) -> str:
-    return printable(" ".join(str(text).split()))
+def plain(text: Any) -> str:
+    """A name for the YAML, which a viewer that knows none shows as Markdown: letters, digits and a few signs."""
+    return re.sub(r"[^\w :.,@/+()-]+", "-", printable(" ".join(str(text).split()))).strip("- ") or "unnamed"
 
 
 def _head(subject: Subject) -> str:
@@ -88,7 +89,7 @@ def _head(subject: Subject) -> str:
         tags=list(TAGS),
         base_model=list(dict.fromkeys(filter(_HUB_ID.fullmatch, models))) or None,
         datasets=list(dict.fromkeys(hub.id for hub in known if hub)) or None,
-        model_name=one_line(subject.name),
+        model_name=plain(subject.name),
         eval_results=results or None,
         **{key: value for key, value in subject.theirs.items() if key in THEIRS},
     )
@@ -101,14 +102,14 @@ def _learnt(subject: Subject) -> list[str]:
 
 def _scores(report: Record) -> Iterator[EvalResult]:
     """The bridge's accuracy, and how much of it is content."""
-    name, arms = one_line(report["dataset"]), report["arms"]
+    name, arms = plain(report["dataset"]), report["arms"]
     hub = REGISTRY[name].hub if name in REGISTRY else None
     place: dict[str, Any] = {
         "task_type": "text-generation",
         "dataset_type": hub.id if hub else name,
         "dataset_name": name,
         "dataset_config": hub.config if hub else None,
-        "dataset_split": one_line(report["split"]),
+        "dataset_split": plain(report["split"]),
     }
     effect = (report.get("contrasts") or {}).get("bridge-deranged")
     if "bridge" in arms:

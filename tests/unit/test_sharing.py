@@ -120,8 +120,8 @@ def test_a_card_says_what_there_is(run: Path, capsys: pytest.CaptureFixture[str]
     assert "trained with seed 3" in text.lower() and "content effect +.70" in text
     assert "parameters: 1,234,567" in text and "gsm8k,jsonl:mine.jsonl, train, 160 items" in text
     assert "0 are among the 160" in text and "other tokens on 1 of 40 items (1 ties" in text
-    assert (Path("shared") / "figures" / "accuracy-mine.png").read_bytes().startswith(b"\x89PNG")
-    assert "figures/accuracy-mine.png" in text
+    assert (Path("shared") / "figures" / "accuracy-jsonl-mine.png").read_bytes().startswith(b"\x89PNG")
+    assert "figures/accuracy-jsonl-mine.png" in text
 
 
 def test_a_card_without_a_report_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,10 +207,11 @@ def test_nothing_is_left_half_written(
             raise OSError(28, "No space left on device")
         copy(source, place)
 
-    monkeypatch.setattr("helmas_core.sharing.folder.shutil.copyfile", full)
-    assert command(capsys, "pull", "./shared", "-o", "new").code == 1
+    with monkeypatch.context() as broken:
+        broken.setattr("helmas_core.sharing.folder.shutil.copyfile", full)
+        said = command(capsys, "pull", "./shared", "-o", "new")
+    assert said.code == 1 and "No space left" in said.err
     assert not Path("new").exists() and not list(Path().glob(".partial-*"))
-    monkeypatch.undo()
     assert before == {name: (Path("shared") / name).read_bytes() for name in names_under(Path("shared"))}
 
 
@@ -225,7 +226,7 @@ def test_a_broken_bridge_replaces_nothing(run: Path, capsys: pytest.CaptureFixtu
     assert Path("here/bridge.safetensors").read_bytes() == whole and Path("here/config.json").read_text() != "{}"
 
 
-@pytest.mark.parametrize("name", ["report.json", "figures", "figures/accuracy-mine.png"])
+@pytest.mark.parametrize("name", ["report.json", "figures", "figures/accuracy-jsonl-mine.png"])
 def test_links_are_not_followed(run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     command(capsys, "push", "made", "./shared", "--yes")
     path, outside = Path("shared") / name, Path("outside").absolute()
@@ -245,13 +246,16 @@ def test_figures_do_not_go_through_a_link(run: Path, tmp_path: Path) -> None:
 
 
 def test_only_files_of_a_bridge_arrive(run: Path, tmp_path: Path) -> None:
-    for name in ("model.pkl", "figures/x.svg", "sub/report.json"):
-        with pytest.raises(CheckpointError, match="no file of a shared bridge"), arriving(tmp_path / "new") as staged:
-            shutil.copy(run / "bridge.safetensors", staged)
+    def arrive(name: str) -> None:
+        with arriving(tmp_path / "new") as staged:
             (staged / name).parent.mkdir(exist_ok=True)
-            (staged / name).write_text("x")
-    with pytest.raises(CheckpointError, match=r"no bridge\.safetensors"), arriving(tmp_path / "new"):
-        pass
+            shutil.copy(run / "bridge.safetensors", staged / name)
+
+    for name in ("model.pkl", "figures/x.svg", "sub/report.json"):
+        with pytest.raises(CheckpointError, match="no file of a shared bridge"):
+            arrive(name)
+    with pytest.raises(CheckpointError, match=r"no bridge\.safetensors"):
+        arrive("config.json")
     assert not (tmp_path / "new").exists()
     wrong = ("../x", "/etc/passwd", "figures/../../x.png", "figures/a/b.png", "figures/.x.png", "a\nREADME.md", "x")
     assert not any(map(shareable, wrong))
