@@ -43,6 +43,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
             "HUGGINGFACE_CO_URL_TEMPLATE": pages,
             "HF_HUB_OFFLINE": False,
             "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_TELEMETRY": True,
         }
         settings |= {"HF_TOKEN_PATH": str(tmp_path / "none"), "HF_HUB_CACHE": str(tmp_path / "hf")}
         for name, value in settings.items():

@@ -20,7 +20,7 @@ from helmas_core.sharing.address import Repository, shared_bridge, target
 from helmas_core.sharing.folder import Folder, arriving, shareable
 from helmas_core.sharing.parcel import Parcel, pack
 from helmas_core.sharing.public import Names
-from tests.cli.fakes import Result, report
+from tests.cli.fakes import Result
 from tests.shared import HOME, PRIVATE, make_run
 
 pytestmark = pytest.mark.unit
@@ -84,14 +84,6 @@ def test_what_the_bridge_learnt_stays_known(run: Path, tmp_path: Path) -> None:
     assert document["pair"]["teacher"]["fingerprint"] == read_metadata(run / "bridge.safetensors")["pair"]["teacher"][
         "fingerprint"
     ]  # fmt: skip
-
-
-def test_every_key_of_a_report_was_decided_on() -> None:
-    """A new key of an evaluation is public or private on purpose."""
-    from helmas_core.sharing.public import REPORT
-
-    private = {"items"}
-    assert set(report("relay")) <= {*REPORT, *private}
 
 
 def test_models_get_their_public_names(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
