@@ -22,6 +22,8 @@ from helmas_cli.commands import (
     plot,
     pool,
     profiles,
+    pull,
+    push,
     runs,
     train,
 )
@@ -48,6 +50,8 @@ app.command("doctor")(with_common(doctor.doctor))
 app.command("plot")(with_common(plot.plot))
 app.command("overlap")(with_common(overlap.overlap))
 app.command("pool")(with_common(pool.pool))
+app.command("push")(with_common(push.push))
+app.command("pull")(with_common(pull.pull))
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(runs.app, name="runs")
 

@@ -9,22 +9,65 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helmas_cli.options import Common, resolve, task_list
+from helmas_cli.ui import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from helmas_cli.ui import Screen
     from helmas_core.config import Config
     from helmas_core.models.hardware import Hardware
     from helmas_core.models.pair import Pair
+    from helmas_core.sharing.folder import Place
 
 
-def bridge_file(path: Path) -> Path:
-    """The bridge file that `path` names: itself, or the one in a run folder."""
+def bridge_file(named: str, screen: Screen) -> Path:
+    """The bridge file that is named: itself, the one in a run folder, or that of a shared bridge, fetched."""
+    return file_at(fetched(named, screen) or Path(named).expanduser())
+
+
+def fetched(named: str, screen: Screen) -> Path | None:
+    """Where a shared bridge lies now in the cache; None for what is no name of one."""
+    from helmas_core.sharing.address import shared_bridge
+
+    found = shared_bridge(named)
+    if found is None:
+        return None
+    calm_libraries(screen)
+    from helmas_core.sharing.hub import fetch_cached
+
+    return fetch_cached(found, screen.note)
+
+
+def run_bridge(named: str) -> Path:
+    """The bridge file of a run, by its path or by its name in ./runs."""
+    from helmas_core.runs import BRIDGE, ROOT
+
+    known, path = ROOT / named, Path(named).expanduser()
+    return file_at(known if (known / BRIDGE).is_file() and not path.exists() else path)
+
+
+def place_of(repo: str, revision: str | None, private: bool = False) -> Place:
+    """The folder or the repository that `push` and `pull` are told."""
+    from helmas_core.errors import ConfigError
+    from helmas_core.sharing.address import target
+
+    found = target(repo, revision)
+    if isinstance(found, Path):
+        from helmas_core.sharing.folder import Folder
+
+        if private:
+            raise ConfigError("a folder has no such setting", where="--private", fix="leave it out")
+        return Folder(found)
+    from helmas_core.sharing.hub import Hub
+
+    return Hub(found, private)
+
+
+def file_at(path: Path) -> Path:
+    """The bridge file at `path`: itself, or the one in a folder. CheckpointError without one."""
     from helmas_core.errors import CheckpointError
     from helmas_core.runs import BRIDGE
 
-    path = path.expanduser()
     if path.is_dir() and not (path / BRIDGE).is_file():
         raise CheckpointError(f"no {BRIDGE} in this folder", where=str(path), fix="train it first: helmas train -o DIR")
     if path.is_dir():
@@ -36,12 +79,12 @@ def bridge_file(path: Path) -> Path:
     return path
 
 
-def open_bridge(common: Common, flags: Mapping[str, Any], bridge: Path) -> tuple[Path, Config]:
+def open_bridge(common: Common, flags: Mapping[str, Any], bridge: str) -> tuple[Path, Config]:
     """The bridge's file, and the flags over the configuration that it carries: pair, method, hand-off."""
+    resolve(common, flags, base={})  # what is wrong with the flags is said before a file is read
+    path = bridge_file(bridge, Screen.of(common))
     from helmas_core.bridges.artefact import read_metadata
 
-    resolve(common, flags, base={})  # what is wrong with the flags is said before a file is read
-    path = bridge_file(bridge)
     return path, resolve(common, flags, base=read_metadata(path)["config"])
 
 

@@ -64,10 +64,12 @@ class Common:
     )
 
 
-Bridge = Annotated[Path, typer.Option("--bridge", metavar="PATH", help="A bridge.safetensors, or its run folder.")]
-MaybeBridge = Annotated[
-    Path | None, typer.Option("--bridge", metavar="PATH", help="A bridge.safetensors, or its run folder.")
-]
+BRIDGE_HELP = "A bridge.safetensors, its run folder, or OWNER/NAME of a shared one."
+Bridge = Annotated[str, typer.Option("--bridge", metavar="PATH|REPO", help=BRIDGE_HELP)]
+MaybeBridge = Annotated[str | None, typer.Option("--bridge", metavar="PATH|REPO", help=BRIDGE_HELP)]
+Repo = Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME or its page on the hub, or a folder: ./folder.")]
+Revision = Annotated[str | None, typer.Option("--revision", metavar="NAME", help="A branch; to pull, also a commit.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Arms = Annotated[
     str | None, typer.Option("--arms", metavar="A,B", help="Arms to run, by commas.", autocompletion=_arms)
 ]

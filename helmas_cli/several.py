@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Opened = Mapping[str, tuple[Path, "Config"]]
 
 
-def open_several(common: Common, flags: Mapping[str, Any], bridges: Sequence[Path]) -> Opened:
+def open_several(common: Common, flags: Mapping[str, Any], bridges: Sequence[str]) -> Opened:
     """Each bridge's file and configuration under its name; ConfigError unless all are for the same two models."""
     from helmas_core.errors import ConfigError
 
@@ -29,14 +29,14 @@ def open_several(common: Common, flags: Mapping[str, Any], bridges: Sequence[Pat
     return opened
 
 
-def _names(bridges: Sequence[Path]) -> dict[str, Path]:
+def _names(bridges: Sequence[str]) -> dict[str, str]:
     """A run folder's name, or that of the folder around a bridge's file; with a number where two are alike."""
-    found: dict[str, Path] = {}
-    for path in bridges:
-        own = path.expanduser().resolve()
-        stem = own.name if own.is_dir() else own.parent.name
+    found: dict[str, str] = {}
+    for named in bridges:
+        own = Path(named).expanduser().resolve()
+        stem = own.parent.name if own.is_file() else own.name
         alike = sum(name == stem or name.startswith(f"{stem}-") for name in found)
-        found[f"{stem}-{alike + 1}" if alike else stem] = path
+        found[f"{stem}-{alike + 1}" if alike else stem] = named
     return found
 
 

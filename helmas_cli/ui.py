@@ -124,6 +124,16 @@ def _cells(layer: int, row: Sequence[float], wide: int, coloured: bool) -> Text:
     return line
 
 
+def size(count: int) -> str:
+    """812 B, 3.4 KiB, 156.2 MiB."""
+    amount, unit = float(count), "B"
+    for bigger in ("KiB", "MiB", "GiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, bigger
+    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
 def clock(seconds: float) -> str:
     """3:07, or 1:02:07."""
     minutes, rest = divmod(round(seconds), 60)

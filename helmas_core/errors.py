@@ -44,6 +44,14 @@ class CacheError(HelmasError):
     """A KV cache cannot be captured or injected as asked."""
 
 
+class HubError(HelmasError):
+    """The hub refuses what was asked, or holds something else."""
+
+
+class UnreachableError(HubError):
+    """There is no way to the hub from here."""
+
+
 class TrainingError(HelmasError):
     """Training cannot go on."""
 

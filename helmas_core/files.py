@@ -36,6 +36,34 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; when the block ends well it becomes `path`, or, where that exists, its files take their places
+    there one by one. It lies beside `path`; what is in `path` under other names stays.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    around = Path(tempfile.mkdtemp(dir=path.parent, prefix=_PREFIX))
+    staged = around / (path.name or "root")
+    staged.mkdir()
+    try:
+        yield staged
+        files = sorted(file for file in staged.rglob("*") if file.is_file())
+        for file in files:
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            for file in files:
+                place = path / file.relative_to(staged)
+                place.parent.mkdir(exist_ok=True)
+                file.replace(place)
+        else:
+            staged.replace(path)
+    finally:
+        shutil.rmtree(around, ignore_errors=True)
+    _sync_folder(path.parent)
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed writers left in `folder`; what a living one may still be writing stays."""
     for path in folder.iterdir():

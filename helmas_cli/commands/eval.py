@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from helmas_cli.options import (
+    BRIDGE_HELP,
     Arms,
     Batch,
     Common,
@@ -35,10 +36,7 @@ FailUnder = Annotated[
         "--fail-under", metavar="GATE", help="Exit 3 below .9 (bridge), bridge-deranged=.2 or bridge/text=.95."
     ),
 ]
-Bridges = Annotated[
-    list[Path],
-    typer.Option("--bridge", metavar="PATH", help="A bridge.safetensors or its run folder; repeat to compare."),
-]
+Bridges = Annotated[list[str], typer.Option("--bridge", metavar="PATH|REPO", help=f"{BRIDGE_HELP} Repeat to compare.")]
 AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Go on although the bridge has learnt some of the items.")
 ]
@@ -90,7 +88,7 @@ def _judge(gates: Sequence[Gate], reports: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _evaluate_several(
-    common: Common, screen: Screen, flags: Mapping[str, Any], bridges: Sequence[Path], fail_under: Sequence[str]
+    common: Common, screen: Screen, flags: Mapping[str, Any], bridges: Sequence[str], fail_under: Sequence[str]
 ) -> int:
     from helmas_cli.several import each, evaluate_several, open_several
 

@@ -62,7 +62,7 @@ def inspect_cache(
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "inspect-cache", config, bridge=path and str(path))
-    document = _inspect(config, path, Asked(text, item, _bridge_or_item(against)), screen)
+    document = _inspect(config, path, Asked(text, item, _bridge_or_item(against, screen)), screen)
     if screen.json:
         screen.document(document)
     else:
@@ -89,14 +89,16 @@ def _check(text: str | None, item: str | None, against: str | None, bridge: Path
         raise ConfigError("a comparison needs a bridge", where="--against", fix="give --bridge PATH")
 
 
-def _bridge_or_item(against: str | None) -> Path | str | None:
+def _bridge_or_item(against: str | None, screen: Screen) -> Path | str | None:
     """The bridge's file where `against` is one, or is named like one; else an item's id."""
     from helmas_cli.load import bridge_file
+    from helmas_core.sharing.address import shared_bridge
 
     if against is None:
         return None
     path = Path(against).expanduser()
-    return bridge_file(path) if path.exists() or path.suffix == ".safetensors" else against
+    named = path.exists() or path.suffix == ".safetensors" or shared_bridge(against) is not None
+    return bridge_file(against, screen) if named else against
 
 
 def _inspect(config: Config, path: Path | None, asked: Asked, screen: Screen) -> dict[str, Any]:

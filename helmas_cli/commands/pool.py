@@ -12,11 +12,14 @@ from helmas_cli.options import Common, resolve
 from helmas_cli.report import interval, number, show_verdict
 from helmas_cli.ui import Screen
 
-Reports = Annotated[list[Path], typer.Argument(metavar="REPORT…", help="report.json files or run folders of eval.")]
+Reports = Annotated[
+    list[str], typer.Argument(metavar="REPORT…", help="report.json files, run folders of eval, or OWNER/NAME.")
+]
 
 
 def pool(common: Common, reports: Reports) -> int:
     """Pool evaluations of several seeds; intervals count both what items and what seeds are drawn."""
+    from helmas_cli.load import fetched
     from helmas_core.errors import DataError
     from helmas_core.evaluation.pool import pool_reports
 
@@ -24,9 +27,10 @@ def pool(common: Common, reports: Reports) -> int:
     least = resolve(common, {}, base={}).eval.minimum_n
     if len(reports) < 2:
         raise DataError("one report is nothing to pool", where="pool", fix="name two or more")
-    if len({path.expanduser().resolve() for path in reports}) < len(reports):
+    paths = [fetched(named, screen) or Path(named).expanduser() for named in reports]
+    if len({path.resolve() for path in paths}) < len(paths):
         raise DataError("a report is named twice", where="pool", fix="name reports of different seeds")
-    runs = [_read(path.expanduser()) for path in reports]
+    runs = [_read(path) for path in paths]
     if len({len(run) for run in runs}) > 1:
         raise DataError("the reports hold different data sets", where="pool", fix="evaluate all on the same ones")
     pooled = [pool_reports(list(same), least) for same in zip(*runs, strict=True)]

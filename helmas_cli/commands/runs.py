@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from helmas_cli.options import Common, with_common
+from helmas_cli.ask import agreed
+from helmas_cli.options import Common, Yes, with_common
 from helmas_cli.report import interval, number, show_report
-from helmas_cli.ui import Screen, printable
+from helmas_cli.ui import Screen
 
 if TYPE_CHECKING:
     from helmas_core.runs import Run
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, show, compare and remove run folders.")
 Name = Annotated[str, typer.Argument(help="Name of a run, or its folder.")]
 Names = Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their folders.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def _root(common: Common) -> Path:
@@ -145,28 +144,21 @@ def remove(common: Common, names: Names, yes: Yes = False) -> int:
     runs = list({run.path.absolute(): run for run in (find_run(name, _root(common)) for name in names)}.values())
     for run in runs:  # all of them first, so that a bad name among several costs nothing
         run.check_removable()
-    agreed = not common.dry_run and (yes or _agreed(runs))
-    left = {str(run.path): [str(path) for path in run.remove()] for run in runs} if agreed else {}
+    going = not common.dry_run and (yes or agreed(_question(runs), "runs rm"))
+    left = {str(run.path): [str(path) for path in run.remove()] for run in runs} if going else {}
     if screen.json:
         screen.document({"schema": 1, "command": "runs rm", "removed": list(left), "left": left})
         return 0
     for path, kept in left.items():
         screen.print(f"removed {path}" + (f"; not ours, kept: {', '.join(kept)}" if kept else ""))
-    if not agreed:
+    if not going:
         screen.note(f"kept {', '.join(str(run.path) for run in runs)}")
     return 0
 
 
-def _agreed(runs: Sequence[Run]) -> bool:
-    """What a person answers; off a terminal there is nobody to ask."""
-    from helmas_core.errors import ConfigError
-
-    if not sys.stdin.isatty():
-        raise ConfigError("nobody to ask", where="runs rm", fix="give --yes")
+def _question(runs: Sequence[Run]) -> str:
     said = ", ".join(f"{run.path} ({(run.manifest or {}).get('status')})" for run in runs)
-    sys.stderr.write(f"Delete {printable(said)}? [y/N] ")  # typer's own question leaves a blank on stdout
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return f"Delete {said}?"
 
 
 def find_run(name: str, root: Path) -> Run:

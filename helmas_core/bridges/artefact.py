@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from helmas_core.bridges.base import Bridge
@@ -44,6 +44,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[s
     ready = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
     with replacing(path) as partial:
         save_file(ready, partial, metadata={KEY: json.dumps(document, sort_keys=True)})
+
+
+def with_document(path: Path, document: Mapping[str, Any]) -> bytes:
+    """What the file `path` would be with another document: the same tensors."""
+    return save(read_tensors(path)[0], metadata={KEY: json.dumps(document, sort_keys=True)})
 
 
 def save_bridge(path: Path, bridge: Bridge, document: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ def markdown(document: Document, folder: str = "figures") -> str:
     """The whole file; figures are linked as `folder`/NAME.png."""
     parts = ["# helmas report", *(_section(section, folder) for section in document.sections)]
     if document.curves is not None:
-        parts += ["## Learning curves", _picture(document.curves, folder)]
+        parts += ["## Learning curves", picture(document.curves, folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -29,12 +29,12 @@ def _section(section: Section, folder: str) -> str:
     verdict = tables.verdict_of(report)
     parts = [title, f"**{escape(verdict)}**" if verdict else "", *map(_warning, report.get("warnings") or [])]
     parts += [table(*tables.arms_table(report)), table(*tables.contrasts_table(report))]
-    parts += [table(*tables.costs_table(report.get("costs"))), *(_picture(one, folder) for one in section.pictures)]
+    parts += [table(*tables.costs_table(report.get("costs"))), *(picture(one, folder) for one in section.pictures)]
     if section.categories:
         parts += ["### By category", table(*tables.category_table(section.categories))]
     if found:
         parts += [f"### By layer ({found['n']} items)", table(*tables.layers_table(found["layers"]))]
-        parts += [_picture(one, folder) for one in section.diagnostics]
+        parts += [picture(one, folder) for one in section.diagnostics]
     return "\n\n".join(part for part in [*parts, facts] if part)
 
 
@@ -42,12 +42,13 @@ def _warning(text: str) -> str:
     return f"> warning: {escape(text)}"
 
 
-def _picture(picture: Picture, folder: str) -> str:
-    return f"![{escape(picture.words)}]({folder}/{picture.name}.png)"
+def picture(shown: Picture, folder: str) -> str:
+    """A link to a figure, with its words."""
+    return f"![{escape(shown.words)}]({folder}/{shown.name}.png)"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, its cells escaped; nothing for one without rows."""
+    """Rows of text under a header, every cell of them escaped; "" without rows."""
     if not rows:
         return ""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *([escape(cell) for cell in row] for row in rows)]

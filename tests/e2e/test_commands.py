@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from helmas_core.sharing.public import REPORT
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 TOLD = "Seat numbers: Kara 412, Tona 318, Bovik 977, Lami 205. Answer: Kara"
@@ -73,6 +75,20 @@ def test_bridges_are_evaluated_beside_each_other(trained: Path) -> None:
     assert (first["against_first"], second["against_first"]["delta"]) == (None, 0.0)
     assert report["arms"].keys() == {"student"}
     assert "quick-2" in (trained / "both/report.md").read_text()
+
+
+def test_a_bridge_is_shared_and_comes_back(trained: Path) -> None:
+    items = ("--dataset", "relay", "--limit", "8", "--arms", "text,own,bridge,deranged", "--json", "-q")
+    found = document(helmas("eval", "--bridge", "runs/quick", *items, "-o", "evaluated", cwd=trained))
+    assert found.keys() <= {*REPORT}  # a new key is shared or not on purpose
+    sent = document(helmas("push", "quick", "./shared", "--report", "evaluated", "--yes", "--json", "-q", cwd=trained))
+    assert {"bridge.safetensors", "README.md", "report.json"} <= {one["name"] for one in sent["files"]}
+    shared = json.loads((trained / "shared/report.json").read_text())
+    assert shared["arms"] == found["arms"] and "git" not in shared["manifest"]
+    assert str(trained).encode() not in b"".join(p.read_bytes() for p in trained.glob("shared/**/*") if p.is_file())
+    document(helmas("pull", "./shared", "-o", "pulled", "--json", "-q", cwd=trained))
+    again = document(helmas("eval", "--bridge", "pulled", *items, cwd=trained))
+    assert again["outcomes"] == found["outcomes"]
 
 
 def test_a_gate_that_is_missed_exits_with_3(trained: Path) -> None:

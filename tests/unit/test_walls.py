@@ -79,6 +79,24 @@ def test_reports_need_no_torch(path: Path) -> None:
     assert rooms <= {"evaluation"} and all(m != "helmas_core.evaluation.inspect" for m in modules)
 
 
+@pytest.mark.parametrize("path", _files("helmas_core/sharing"), ids=lambda p: p.name)
+def test_sharing_needs_no_torch_to_start(path: Path) -> None:
+    """Bridges are opened, with torch, when one is packed or has arrived."""
+    modules = {module for module, _, top in _imports(path) if top}
+    assert not any(m.split(".")[0] in ("torch", "transformers", "datasets", "safetensors") for m in modules)
+    assert not any(m.startswith("helmas_core.bridges") for m in modules)
+
+
+def test_one_file_asks_the_hub_for_bridges() -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in [*_files("helmas_core"), *_files("helmas_cli")]
+        for module, names, _ in _imports(path)
+        if module.startswith("huggingface_hub") and "HfApi" in names
+    }
+    assert users == {"helmas_core/sharing/hub.py"}
+
+
 def test_nothing_is_pickled() -> None:
     for path in [*_files("helmas_core"), *_files("helmas_cli")]:
         text = path.read_text()

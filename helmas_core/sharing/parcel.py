@@ -1,0 +1,153 @@
+"""What is shared of a run: the bridge, a model card, its reports without what is private, figures drawn from them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from helmas_core.errors import DataError
+from helmas_core.evaluation.compare import reports_of
+from helmas_core.evaluation.figures import save
+from helmas_core.report.document import Document, Evidence, build
+from helmas_core.runs import BRIDGE, Run, read_json, read_metrics, to_json
+from helmas_core.sharing.card import Subject, card, theirs_in
+from helmas_core.sharing.folder import CARD, ITEMS, Files
+from helmas_core.sharing.public import Names, names_in, public_config, public_reports
+
+Record = Mapping[str, Any]
+SIDES = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Files by their names in the repository: bytes, or a file of this machine that goes as it is."""
+
+    files: Files
+    subject: Subject
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by name, the bridge first."""
+        return {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in self.files.items()
+        }
+
+    def beside(self, written: str) -> Parcel:
+        """The same with a card that keeps what a person added to `written`, the one that lies there already."""
+        subject = replace(self.subject, theirs=theirs_in(written))
+        return Parcel({**self.files, CARD: card(subject).encode()}, subject)
+
+
+def pack(
+    bridge: Path,
+    where: str,
+    evaluated: Path | None = None,
+    models: Mapping[str, str] | None = None,
+    items: bool = False,
+) -> Parcel:
+    """What is shared of the bridge file `bridge` under the address `where`.
+
+    `evaluated` is the folder of its `helmas eval`, if not its own; `models` renames teacher or student;
+    `items` adds what every arm said to every item. DataError for a report on another bridge.
+    """
+    from helmas_core.bridges.artefact import read_metadata, with_document
+
+    document, run, folder = read_metadata(bridge), Run(bridge.parent), Run(evaluated or bridge.parent)
+    written = _report(folder)
+    reports = reports_of(written)
+    for report in reports:
+        _check(report, document, folder.path)
+    names = _names(document, reports, models or {})
+    public, shown = names.of(document), public_reports(reports, names)
+    figures = _figures(shown, names.of(read_json(folder.path / "diagnostics.json") or {}), run)
+    subject = Subject(where, public, shown, figures, _facts(shown))
+    files: Files = {BRIDGE: bridge if public == document else with_document(bridge, public), CARD: _card(subject)}
+    if shown:
+        files["report.json"] = _json({"reports": shown} if "reports" in (written or {}) else shown[0])
+    files["config.json"] = _json(public_config(run.config or document["config"], names))
+    if items:
+        files[ITEMS] = _items(folder.path / ITEMS, names)
+    return Parcel({**files, **_drawn(figures)}, subject)
+
+
+def _card(subject: Subject) -> bytes:
+    try:
+        return card(subject).encode()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"not a report of helmas eval ({type(error).__name__}: {error})"
+        raise DataError(what, where="report.json", fix="run helmas eval again") from error
+
+
+def _report(folder: Run) -> dict[str, Any] | None:
+    """The report of a run; None without one. DataError for a file that is none."""
+    if folder.report is None and (folder.path / "report.json").exists():
+        where = str(folder.path / "report.json")
+        raise DataError("not readable as JSON", where=where, fix="run helmas eval again, or take it away")
+    return folder.report
+
+
+def _check(report: Record, document: Record, folder: Path) -> None:
+    """A report must be on this bridge, as far as it tells."""
+    ours, theirs = document["pair"], report.get("pair") or {}
+    differs = [
+        side
+        for side in SIDES
+        if (theirs.get(side) or {}).get("fingerprint") not in (None, (ours.get(side) or {}).get("fingerprint"))
+    ]
+    if (report.get("bridge") or {}).get("method") not in (None, document["method"]):
+        differs.append("method")
+    if differs:
+        what = f"its report is on another bridge: {differs[0]} differs"
+        raise DataError(what, where=str(folder), fix="evaluate this one: helmas eval --bridge RUN -o DIR")
+
+
+def _names(document: Record, reports: Sequence[Record], models: Mapping[str, str]) -> Names:
+    given, local = dict[str, str](), list[str]()
+    for side in SIDES:
+        known = {str(document["pair"][side].get("id")), str(document["config"]["pair"].get(side))}
+        known |= {str(report["pair"][side].get("id")) for report in reports if side in (report.get("pair") or {})}
+        local += sorted(known)
+        if side in models:
+            given |= dict.fromkeys(known, models[side])
+    data = [*names_in(document), *(str(report.get("dataset")) for report in reports)]
+    return Names(local, data, given)
+
+
+def _facts(reports: Sequence[Record]) -> dict[str, Any]:
+    bridge = next((report["bridge"] for report in reports if report.get("bridge")), {})
+    return {key.replace("_", " "): count for key, count in bridge.items() if key.endswith("parameters")}
+
+
+def _figures(reports: Sequence[Record], diagnostics: Record, run: Run) -> Document:
+    """Drawn anew from what is public: the run's own may show names of this machine."""
+    try:
+        evidence = [Evidence(report, (), diagnostics.get(report["dataset"])) for report in reports]
+        return build(evidence, read_metrics(run.metrics))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"not a report of helmas eval ({type(error).__name__}: {error})"
+        raise DataError(what, where="report.json", fix="run helmas eval again") from error
+
+
+def _drawn(figures: Document) -> Files:
+    made: Files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for picture in figures.pictures():
+            path = Path(folder) / f"{picture.name}.png"
+            save(picture.figure, path)
+            made[f"figures/{path.name}"] = path.read_bytes()
+    return made
+
+
+def _items(path: Path, names: Names) -> bytes:
+    if not path.is_file():
+        raise DataError("no such file", where=str(path), fix="run helmas eval -o DIR, or leave --items out")
+    rows = map(json.loads, path.read_text("utf-8").splitlines())
+    return "".join(json.dumps({**row, "task": names.text(str(row["task"]))}) + "\n" for row in rows).encode()
+
+
+def _json(value: Any) -> bytes:
+    return (to_json(value) + "\n").encode()
