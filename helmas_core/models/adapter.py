@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from helmas_core.errors import ConfigError
-from helmas_core.models.layers import decoder
+from helmas_core.models.layers import attention_modules
 
 WHERE = "bridge.student_lora"
 _OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj")
@@ -81,9 +81,10 @@ class StudentCopy(nn.Module):
 def output_projections(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
     """What the family calls its attention output projection, and each layer's module that holds one."""
     layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    attending = [module for module in decoder(model).modules() if hasattr(module, "is_causal")]
     for name in _OUTPUTS:
-        holders = [module for module in attending if isinstance(getattr(module, name, None), nn.Linear | Conv1D)]
+        holders = [
+            module for module in attention_modules(model) if isinstance(getattr(module, name, None), nn.Linear | Conv1D)
+        ]
         if len(holders) == layers:
             return name, holders
     what = f"{model.config.model_type} has no attention output projection that is known: {', '.join(_OUTPUTS)}"

@@ -32,6 +32,11 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     raise PairError(f"{model.config.model_type} has no list of {count} layers", fix="use another model")
 
 
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """What attends in each layer, in order: the modules that transformers marks as causal or not."""
+    return [module for module in decoder(model).modules() if hasattr(module, "is_causal")]
+
+
 @contextmanager
 def layer_states(model: PreTrainedModel, wanted: Collection[int]) -> Iterator[dict[int, Tensor]]:
     """Inside, a forward pass leaves its hidden states of `wanted` in the dictionary: 0 is what the first layer gets, i

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig
 
 from helmas_core.models.backends import model_class, open_backend
-from helmas_core.models.geometry import rope_parameters
+from helmas_core.models.geometry import learned_positions, rope_parameters
 
 _KEEPS_KV = ("full_attention", "sliding_attention", "chunked_attention", "attention")
 _WINDOWED = ("sliding_attention", "chunked_attention", "local")
@@ -117,8 +117,8 @@ def _ranges(indices: list[int]) -> str:
 
 def _rope_problems(text: PretrainedConfig, where: str, source_tokens: int) -> list[Problem]:
     kind = rope_parameters(text).get("rope_type", "default")
-    places = getattr(text, "max_position_embeddings", None)
-    if places and not rope_parameters(text) and source_tokens >= places:
+    places = learned_positions(text)
+    if places is not None and source_tokens >= places:
         fix = f"set data.max_source_tokens below {places}, with room for question and answer"
         return [Problem(f"has learned positions for {places} tokens", where, fix)]
     if kind == "dynamic":

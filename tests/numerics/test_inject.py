@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 
 from helmas_core.errors import CacheError
 from helmas_core.models import inject
+from helmas_core.models.backends import attention_of
 from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.pair import freeze
 from helmas_core.models.tokens import pad_left
 from tests.tiny import FAMILIES, tiny_model
 
@@ -174,3 +176,21 @@ def test_the_head_reads_one_position_in_one_piece(family: str) -> None:
     head.register_forward_pre_hook(lambda _, given: seen.append((tuple(given[0].shape[:2]), given[0].is_contiguous())))
     inject.generate(model, None, *pad_left([[3, 4, 5, 6], [7, 8]], 0), 2)
     assert seen == [((2, 1), True)] * 2
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "mistral", "phi3"])
+def test_a_window_counts_tokens_and_no_padding(family: str) -> None:
+    """Sources are longer than the window, and queries padded: what lies between them must not push anything out."""
+    model = freeze("tiny", tiny_model(family, layers=4, sliding_window=8)).model
+    assert model.training is False
+    cache = capture(model, *pad_left(SOURCES, 0))
+    assert inject.generate(model, cache, *pad_left(QUERIES, 0), 6).tokens == _whole(model).tokens
+    together = inject.forward(model, cache, *pad_left(QUERIES, 0))
+    for row, (source, query) in enumerate(zip(SOURCES, QUERIES, strict=True)):
+        alone = model(torch.tensor([source + query])).logits[0, -len(query) :]
+        torch.testing.assert_close(together[row, -len(query) :], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_family_without_sdpa_runs_on_eager() -> None:
+    assert attention_of(tiny_model("gemma2")) == attention_of(tiny_model("gpt_neo")) == "eager"
+    assert attention_of(tiny_model("gpt2")) == "sdpa"
