@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from helmas_core.errors import CacheError
 from helmas_core.models.backends import open_backend
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import forward
@@ -33,13 +35,14 @@ def attention_weights(model: PreTrainedModel, cache: KVCache, query: Sequence[in
 
 def _returned(model: PreTrainedModel, cache: KVCache, ids: Tensor, mask: Tensor) -> list[Tensor]:
     """The weights that attention modules of a family's own hand out beside what they read."""
-    found: list[Tensor] = []
+    found: list[Any] = []
     with ExitStack() as stack:
         for module in attention_modules(model):
-            hook = module.register_forward_hook(lambda _m, _i, out: found.append(out[1][0].float()))
-            stack.callback(hook.remove)
+            stack.callback(module.register_forward_hook(lambda _m, _i, out: found.append(out[1])).remove)
         forward(model, cache, ids, mask)
-    return found
+    if any(weights is None for weights in found):
+        raise CacheError(f"{model.config.model_type} does not say where it attends", fix="inspect another model")
+    return [weights[0].float() for weights in found]
 
 
 def _weights(seen: Recording, layer: int) -> Tensor:

@@ -40,7 +40,8 @@ def usable_backend(config: PretrainedConfig, wanted: str) -> str:
 
 def open_backend(config: PretrainedConfig) -> bool:
     """Whether the family's attention goes through transformers' interface, so that it can be seen and exchanged."""
-    return bool(getattr(model_class(config), "_supports_attention_backend", False))
+    family = model_class(config)
+    return family is not None and hasattr(sys.modules[family.__module__], "ALL_ATTENTION_FUNCTIONS")
 
 
 def attention_of(model: PreTrainedModel) -> str:

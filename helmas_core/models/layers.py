@@ -91,7 +91,7 @@ def after_layers(model: PreTrainedModel, changes: Mapping[int, Change]) -> Itera
     def hook(change: Change) -> Callable[[nn.Module, Any, Any], Any]:
         def apply(_module: nn.Module, _args: Any, out: Any) -> Any:
             states, *rest = out if isinstance(out, tuple) else (out,)
-            changed = change(states, seen["positions"])
+            changed = change(states, seen["positions"]).contiguous()  # mixtures of experts view them flat
             return (changed, *rest) if isinstance(out, tuple) else changed
 
         return apply
