@@ -103,7 +103,8 @@ def tiny_config(
     if family == "gpt_neo":
         extra = {**extra, "attention_types": [[(["global", "local"] * layers)[:layers], 1]]}
     known = kind()
-    return kind(**{key: value for key, value in shape.items() if hasattr(known, key)} | extra | more)
+    taken = {key: value for key, value in shape.items() if hasattr(known, key) or key == "head_dim"}
+    return kind(**taken | extra | more)
 
 
 def tiny_pair(teacher: PreTrainedModel, student: PreTrainedModel) -> Pair:

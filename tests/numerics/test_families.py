@@ -54,10 +54,9 @@ def _pair(place: int) -> Pair:
     """Place i's family over to the next one's."""
     models = []
     for index in (place, (place + 1) % len(RING)):
-        more = (
-            {"hidden_size": 12 * SHAPES[index % 3]["heads"]} if RING[index] in ("qwen3", "gemma2", "qwen3_moe") else {}
-        )  # heads · dim is another
-        models.append(tiny_model(RING[index], **SHAPES[index % 3], seed=index, **more))
+        shape, family = SHAPES[index % 3], RING[index]
+        wide = {"hidden_size": 20 * shape["heads"]} if family in ("qwen3", "gemma2", "qwen3_moe") else {}
+        models.append(tiny_model(family, **shape, seed=index, **wide))  # a head dim that hidden_size does not tell
     return tiny_pair(*models)
 
 
@@ -116,7 +115,8 @@ def _carries(bridge: Bridge, pair: Pair) -> None:
     cut, other = (_logits(bridge, pair, sources, FOLLOWING, SEEN) for sources in (SOURCES, others))
     torch.testing.assert_close(cut, other, rtol=1e-4, atol=1e-4)
     late = _logits(bridge, pair, SOURCES, [[*row[:-1], row[-1] + 9] for row in FOLLOWING])
-    torch.testing.assert_close(late[:, :-1], whole[:, :-1], rtol=1e-4, atol=1e-4)
+    real = torch.tensor([[column >= 6 - len(row) for column in range(5)] for row in FOLLOWING])
+    torch.testing.assert_close(late[:, :-1][real], whole[:, :-1][real], rtol=1e-4, atol=1e-4)
 
 
 def _learns(bridge: Bridge, pair: Pair, place: int) -> None:
