@@ -41,11 +41,11 @@ def model_problems(config: PretrainedConfig, where: str, source_tokens: int) -> 
                 "use a model that transformers knows",
             )
         )
-    kind = _other_kind(config)
-    found += [Problem(what, where, fix) for what, fix in (*kind, *_other_cache(config))]
+    strange = [Problem(what, where, fix) for what, fix in (*_other_kind(config), *_other_cache(config))]
+    found += strange
     if shared := getattr(text, "num_kv_shared_layers", 0):
         found.append(Problem(f"its last {shared} layers share another layer's cache", where, "use another model"))
-    if kind:
+    if strange:
         return found
     return found + _window_problems(config, where, source_tokens) + _rope_problems(text, where, source_tokens)
 
