@@ -10,7 +10,7 @@ import random
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -26,7 +26,9 @@ from helmas_core.evaluation.inspect import inspect_cache
 from helmas_core.models.latent import Latent
 from helmas_core.models.pair import Pair, fingerprint
 from helmas_core.progress import Silent
+from helmas_core.runs import Run
 from helmas_core.training.objective import Objective
+from helmas_core.training.session import Session
 from tests.numerics.test_methods import FOLLOWING, ROWS, SEEN, SOURCES, _examples, _hooks, _logits, _read
 from tests.tiny import FAMILIES, ONE_HEAD_EACH, tiny_model, tiny_pair
 
@@ -162,6 +164,16 @@ def test_the_attention_loss_and_inspection_or_a_reason(place: int) -> None:
     found = inspect_cache(load_config(["lab"]), pair, bridge.eval(), text="The fourth of March was a Friday, they say.")
     assert found["positions"] and not found["notes"]
     assert (found["layers"][0]["attention_cosine"] is None) == closed
+
+
+def test_a_training_that_cannot_record_ends_before_it_begins() -> None:
+    pair = _pair(RING.index("gpt_neo") - 1)
+    config = Config(train=validate(TrainConfig, {}))  # whose stages hold the attention loss
+    session = Session(config, pair, cast(Run, None), Silent())
+    with pytest.raises(CacheError, match="gpt_neo"):
+        session._schedule(build_bridge(BridgeSection.model_validate({"method": "helmas"}), pair))
+    ridge = build_bridge(BridgeSection.model_validate({"method": "ridge", "max_ratio": 1e9}), pair)
+    assert session._schedule(ridge).stages == ()
 
 
 def test_heads_are_counted_where_a_family_does_not_say() -> None:

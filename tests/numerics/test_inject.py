@@ -194,3 +194,14 @@ def test_a_window_counts_tokens_and_no_padding(family: str) -> None:
 def test_a_family_without_sdpa_runs_on_eager() -> None:
     assert attention_of(tiny_model("gemma2")) == attention_of(tiny_model("gpt_neo")) == "eager"
     assert attention_of(tiny_model("gpt2")) == "sdpa"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
+def test_learned_positions_end_with_a_reason(family: str) -> None:
+    model = tiny_model(family, max_position_embeddings=24)
+    cache, query = capture(model, *pad_left(SOURCES, 0)), pad_left([[3] * 5] * 4, 0)  # 19 + 5 in the longest row
+    inject.forward(model, cache, *query)
+    with pytest.raises(CacheError, match=r"has learned 24 positions, and 25 are needed — lower data\.max_source"):
+        inject.generate(model, cache, *query, 2)
+    if family == "gpt2":  # does not count padding
+        assert len(inject.generate(model, cache.rows(torch.tensor([3])), query[0][:1], query[1][:1], 3).tokens[0]) == 3

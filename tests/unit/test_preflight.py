@@ -18,6 +18,7 @@ from transformers import (
 
 from helmas_core.config import Config, load_config, validate
 from helmas_core.errors import ConfigError, PairError
+from helmas_core.models.backends import attention_of
 from helmas_core.models.doctor import diagnose
 from helmas_core.models.geometry import from_config, probe
 from helmas_core.models.hardware import check_bits, resolve_hardware
@@ -149,6 +150,16 @@ def test_a_bad_pair_is_refused_with_every_problem(tmp_path: Path, lab_pair: Pair
     broken = _config(teacher=str(tmp_path), student="lab:student")
     with pytest.raises(PairError, match="cannot be bridged: teacher dynamic NTK"):
         load_pair(broken, resolve_hardware(broken))
+
+
+def test_a_family_without_sdpa_is_loaded_with_what_it_has(tmp_path: Path, lab_pair: Pair) -> None:
+    tiny_model("gemma2", sliding_window=64).save_pretrained(tmp_path)
+    lab_pair.tokenizer.save_pretrained(tmp_path)
+    config, notes = _config(teacher=str(tmp_path), student=str(tmp_path)), list[str]()
+    pair = load_pair(config, resolve_hardware(config), notes.append)
+    assert f"{tmp_path}: attention eager, since this family has no sdpa" in notes
+    assert any("layers 0, 2" in note and "window of 64 tokens" in note for note in notes)
+    assert attention_of(pair.student.model) == "helmas_windowed_eager"
 
 
 def test_doctor_knows_the_default_pair_without_network_or_gpu() -> None:
