@@ -7,29 +7,61 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+    StableLmConfig,
 )
 
+from helmas_core.models.backends import usable_backend
 from helmas_core.models.hardware import Hardware
 from helmas_core.models.pair import Member, Pair, freeze, read_tokenizer
 from helmas_core.models.tokens import content_hash
 
-YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+_PLACES = {"original_max_position_embeddings": 64, "rope_theta": 10000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", **_PLACES}
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, **_PLACES}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 _FAMILIES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
     "mistral": (MistralConfig, {"sliding_window": None}),
     "qwen2": (Qwen2Config, {}),
     "qwen3": (Qwen3Config, {}),
-    "gemma3": (Gemma3TextConfig, {"sliding_window": 512, "layer_types": None, "query_pre_attn_scalar": 16}),
+    "gemma2": (Gemma2Config, {"sliding_window": 512, "query_pre_attn_scalar": 16}),
+    "gemma3": (Gemma3TextConfig, {"sliding_window": 512, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16}),
+    "phi3": (
+        Phi3Config,
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    ),
+    "olmo2": (Olmo2Config, {}),
+    "granite": (GraniteConfig, {"attention_multiplier": 0.2, "residual_multiplier": 0.5, "attention_bias": True}),
+    "stablelm": (StableLmConfig, {"qk_layernorm": True, "use_qkv_bias": True}),
+    "gpt_neox": (GPTNeoXConfig, {}),
+    "gpt2": (GPT2Config, {"n_positions": 256}),
+    "gpt_neo": (GPTNeoConfig, {"max_position_embeddings": 256, "window_size": 128}),
+    "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2}),
+    "mixtral": (MixtralConfig, {"num_local_experts": 4}),
+    "qwen3_moe": (Qwen3MoeConfig, {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
     "yarn": (LlamaConfig, {"rope_parameters": YARN, "max_position_embeddings": 256}),
+    "llama3": (LlamaConfig, {"rope_parameters": LLAMA3, "max_position_embeddings": 256}),
+    "linear": (LlamaConfig, {"rope_parameters": LINEAR, "max_position_embeddings": 256}),
 }
 FAMILIES = tuple(_FAMILIES)
+ONE_HEAD_EACH = ("gpt_neox", "gpt2", "gpt_neo")  # as many KV heads as heads, whatever is asked for
 
 
 def tiny_model(
@@ -43,6 +75,17 @@ def tiny_model(
 ) -> PreTrainedModel:
     """A random fp32 model in eval mode; weights are large enough that attention is far from uniform."""
     torch.manual_seed(seed)
+    config = tiny_config(family, layers, heads, kv_heads, head_dim, **more)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=usable_backend(config, "sdpa"))
+    for parameter in (p for name, p in model.named_parameters() if "bias" in name):
+        torch.nn.init.normal_(parameter)  # zero biases would hide a mistake with them
+    return model.float().eval()
+
+
+def tiny_config(
+    family: str, layers: int = 3, heads: int = 4, kv_heads: int = 2, head_dim: int = 16, **more: Any
+) -> PretrainedConfig:
+    """A family takes of the shape what its config knows."""
     kind, extra = _FAMILIES[family]
     shape: dict[str, Any] = dict(  # noqa: C408
         vocab_size=1024,
@@ -57,11 +100,11 @@ def tiny_model(
         pad_token_id=0,
         bos_token_id=None,
     )
-    config = kind(**{**shape, **extra, **more})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    for parameter in (p for name, p in model.named_parameters() if "bias" in name):
-        torch.nn.init.normal_(parameter)  # zero biases would hide a mistake with them
-    return model.float().eval()
+    if family == "gpt_neo":
+        extra = {**extra, "attention_types": [[(["global", "local"] * layers)[:layers], 1]]}
+    known = kind()
+    taken = {key: value for key, value in shape.items() if hasattr(known, key) or key == "head_dim"}
+    return kind(**taken | extra | more)
 
 
 def tiny_pair(teacher: PreTrainedModel, student: PreTrainedModel) -> Pair:

@@ -6,13 +6,18 @@ Shapes: B batch (1 here), Hq query heads, N new tokens, P cached tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from helmas_core.errors import CacheError
+from helmas_core.models.backends import open_backend
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import forward
+from helmas_core.models.layers import attention_modules
 from helmas_core.models.record import Recording, record_queries
 from helmas_core.models.tokens import pad_left
 
@@ -21,9 +26,23 @@ from helmas_core.models.tokens import pad_left
 def attention_weights(model: PreTrainedModel, cache: KVCache, query: Sequence[int]) -> list[Tensor]:
     """Per layer [Hq, N, P + N], fp32: how `model` attends while it reads `query` after `cache` (batch 1)."""
     ids, mask = pad_left([query], 0, cache.mask.device)
+    if not open_backend(model.config):
+        return _returned(model, cache, ids, mask)
     with record_queries(model, whole=True) as seen:
         forward(model, cache, ids, mask)
     return [_weights(seen, layer)[0] for layer in range(len(seen.queries))]
+
+
+def _returned(model: PreTrainedModel, cache: KVCache, ids: Tensor, mask: Tensor) -> list[Tensor]:
+    """The weights that attention modules of a family's own hand out beside what they read."""
+    found: list[Any] = []
+    with ExitStack() as stack:
+        for module in attention_modules(model):
+            stack.callback(module.register_forward_hook(lambda _m, _i, out: found.append(out[1])).remove)
+        forward(model, cache, ids, mask)
+    if any(weights is None for weights in found):
+        raise CacheError(f"{model.config.model_type} does not say where it attends", fix="inspect another model")
+    return [weights[0].float() for weights in found]
 
 
 def _weights(seen: Recording, layer: int) -> Tensor:

@@ -19,6 +19,7 @@ from helmas_core.evaluation.measure import cache_figures, cosines, rms_ratios
 from helmas_core.evaluation.positions import position_figures, token_text
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.prepare import prepare, prepare_item
+from helmas_core.models.backends import open_backend
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import forward
 from helmas_core.models.pair import Pair
@@ -181,7 +182,10 @@ def _fill(layers: list[dict[str, Any]], cosine: Sequence[Tensor], ratio: Sequenc
 def _attend(
     layers: list[dict[str, Any]], pair: Pair, own: KVCache, both: tuple[KVCache, KVCache], query: Sequence[int]
 ) -> None:
-    """Cosine of what the query's tokens read from either of `both`, with the queries that they have after `own`."""
+    """Cosine of what the query's tokens read from either of `both`, with the queries that they have after `own`; left
+    out for a student whose queries cannot be recorded."""
+    if not open_backend(pair.student.model.config):
+        return
     ids, mask = pad_left([query], 0, own.mask.device)
     with record_queries(pair.student.model) as seen:
         forward(pair.student.model, own, ids, mask)

@@ -15,11 +15,13 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from helmas_core.errors import ConfigError
+from helmas_core.models.layers import attention_modules
 
 WHERE = "bridge.student_lora"
-_OUTPUTS = ("o_proj", "out_proj", "dense")
+_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj")
 
 
 class StudentLora(nn.Module):
@@ -80,7 +82,9 @@ def output_projections(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
     """What the family calls its attention output projection, and each layer's module that holds one."""
     layers = model.config.get_text_config(decoder=True).num_hidden_layers
     for name in _OUTPUTS:
-        holders = [module for module in model.modules() if isinstance(getattr(module, name, None), nn.Linear)]
+        holders = [
+            module for module in attention_modules(model) if isinstance(getattr(module, name, None), nn.Linear | Conv1D)
+        ]
         if len(holders) == layers:
             return name, holders
     what = f"{model.config.model_type} has no attention output projection that is known: {', '.join(_OUTPUTS)}"
@@ -90,7 +94,12 @@ def output_projections(model: PreTrainedModel) -> tuple[str, list[nn.Module]]:
 def _lora_layers(projections: list[nn.Module], rank: int) -> list[Any]:
     """peft's layers around `projections`, which stay as they are."""
     peft = _peft()
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=r"\d+")  # the list's own names: 0, 1, …
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=r"\d+",  # the list's own names: 0, 1, …
+        fan_in_fan_out=isinstance(projections[0], Conv1D),
+    )
     return list(peft.inject_adapter_in_model(config, nn.ModuleList(projections)))
 
 

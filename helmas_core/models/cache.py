@@ -181,13 +181,14 @@ def capture(
     return past.append(KVCache(keys, values, mask.bool(), positions, True, ids, states))
 
 
-def read(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int] = ()) -> KVCache:
-    """Read `ids` [B, T] with `model` and return what its attention layers keep, and the hidden states of `hidden`.
+def read(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int] = (), start: int = 0) -> KVCache:
+    """Read `ids` [B, T] with `model`, from the position `start` on, and return what its attention layers keep, and the
+    hidden states of `hidden`.
 
     A model of L layers has L + 1 of them: 0 is the embeddings, i what layer i − 1 puts out, L is after the last norm.
     """
     mask = mask.bool()
-    positions, filled = positions_of(mask), empty_cache()
+    positions, filled = positions_of(mask) + start, empty_cache()
     states = _pass(model, filled, mask, positions, hidden, input_ids=ids)
     return KVCache(*read_layers(filled), mask, positions, True, ids, states)
 

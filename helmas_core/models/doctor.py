@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import Config
+from helmas_core.models.backends import open_backend
 from helmas_core.models.geometry import Geometry, from_config, from_profile
 from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
 from helmas_core.models.pair import find_problems, read_config
@@ -48,6 +49,9 @@ def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | 
     if any(p.severity == "error" and p.where in ("teacher", "student") for p in problems):
         return problems, None, "none"
     configs = (read_config(pair.teacher, pair.teacher_revision), read_config(pair.student, pair.student_revision))
+    if any("attention" in stage.losses for stage in config.train.stages) and not open_backend(configs[1]):
+        what = f"the attention of {configs[1].model_type} cannot be looked into"
+        problems.append(Problem(what, "student", 'leave the loss "attention" out of train.stages', "warning"))
     return problems, (_counted(configs[0]), _counted(configs[1])), "config"
 
 

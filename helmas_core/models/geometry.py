@@ -44,6 +44,12 @@ def rope_parameters(config: PretrainedConfig) -> dict[str, Any]:
     return nested[0] if nested else found
 
 
+def learned_positions(config: PretrainedConfig) -> int | None:
+    """How many positions a model without RoPE has learned; None where there is no such limit."""
+    text = config.get_text_config(decoder=True)
+    return None if rope_parameters(text) else getattr(text, "max_position_embeddings", None)
+
+
 def from_config(config: PretrainedConfig) -> Geometry:
     text = config.get_text_config(decoder=True)
     heads, rope = text.num_attention_heads, rope_parameters(text)

@@ -14,7 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from helmas_core.errors import CacheError
+from helmas_core.models.backends import open_backend
 from helmas_core.models.cache import KVCache, TransformersCache, empty_cache, positions_of
+from helmas_core.models.geometry import learned_positions
 
 
 @dataclass
@@ -63,6 +65,7 @@ def _filled(student: PreTrainedModel, cache: KVCache | None) -> TransformersCach
 def _step(
     model: PreTrainedModel, filled: TransformersCache, ids: Tensor, mask: Tensor, positions: Tensor, columns: Tensor
 ) -> Tensor:
+    _check_room(model, mask, positions)
     out = model(
         input_ids=ids,
         attention_mask=mask,
@@ -74,6 +77,16 @@ def _step(
         logits_to_keep=columns,
     )
     return out.logits
+
+
+def _check_room(model: PreTrainedModel, mask: Tensor, positions: Tensor) -> None:
+    """CacheError where a family with learned positions has none left; one with attention of its own counts padding."""
+    if (limit := learned_positions(model.config)) is None:
+        return
+    needed = int(positions.max()) + 1 if open_backend(model.config) else mask.shape[1]
+    if needed > limit:
+        what = f"{model.config.model_type} has learned {limit} positions, and {needed} are needed"
+        raise CacheError(what, fix="lower data.max_source_tokens or eval.max_new_tokens")
 
 
 def greedy(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -18,13 +18,23 @@ from helmas_core.errors import PairError
 Change = Callable[[Tensor, Tensor], Tensor]
 
 
+def decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """What reads text in `model`: the whole of it below its head, or one tower among several."""
+    return cast(PreTrainedModel, model.get_decoder())
+
+
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The model's layers in order, whatever its family calls them."""
     count = model.config.get_text_config(decoder=True).num_hidden_layers
-    for module in model.base_model.modules():
+    for module in decoder(model).modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise PairError(f"{model.config.model_type} has no list of {count} layers", fix="use another model")
+
+
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """What attends in each layer, in order: the modules that transformers marks as causal or not."""
+    return [module for module in decoder(model).modules() if hasattr(module, "is_causal")]
 
 
 @contextmanager
@@ -51,6 +61,23 @@ def layer_states(model: PreTrainedModel, wanted: Collection[int]) -> Iterator[di
 
 
 @contextmanager
+def layer_inputs(model: PreTrainedModel, states: Mapping[int, Tensor]) -> Iterator[None]:
+    """Inside, layer i is given `states[i]` [B, N, E] in place of what the layers before it made."""
+
+    def hook(state: Tensor) -> Callable[[nn.Module, Any, Any], Any]:
+        def give(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return ((state, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": state})
+
+        return give
+
+    layers = decoder_layers(model)
+    with ExitStack() as stack:
+        for index, state in states.items():
+            stack.callback(layers[index].register_forward_pre_hook(hook(state), with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
 def after_layers(model: PreTrainedModel, changes: Mapping[int, Change]) -> Iterator[None]:
     """Inside, what layer i puts out goes through `changes[i]`, with the positions that the pass was given.
 
@@ -64,7 +91,7 @@ def after_layers(model: PreTrainedModel, changes: Mapping[int, Change]) -> Itera
     def hook(change: Change) -> Callable[[nn.Module, Any, Any], Any]:
         def apply(_module: nn.Module, _args: Any, out: Any) -> Any:
             states, *rest = out if isinstance(out, tuple) else (out,)
-            changed = change(states, seen["positions"])
+            changed = change(states, seen["positions"]).contiguous()  # mixtures of experts view them flat
             return (changed, *rest) if isinstance(out, tuple) else changed
 
         return apply

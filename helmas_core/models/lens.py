@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from helmas_core.errors import CacheError
 from helmas_core.models.adapter import output_projections
+from helmas_core.models.layers import decoder
 
 _NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 
@@ -19,7 +20,7 @@ _NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 def final_norm(model: PreTrainedModel) -> nn.Module:
     """The norm before the unembedding; CacheError for a family that names it otherwise."""
     for name in _NORMS:
-        if isinstance(found := getattr(model.base_model, name, None), nn.Module):
+        if isinstance(found := getattr(decoder(model), name, None), nn.Module):
             return found
     what = f"{model.config.model_type} has no final norm that is known: {', '.join(_NORMS)}"
     raise CacheError(what, fix="use another student to look through the lens")
@@ -30,7 +31,7 @@ def value_lens(model: PreTrainedModel, layer: int, values: Tensor, top: int = 3)
     """The `top` token ids that each of `values` [N, H, D] at `layer` speaks for, by all its query heads together."""
     name, holders = output_projections(model)
     project = getattr(holders[layer], name)
-    groups = project.in_features // (values.shape[1] * values.shape[2])
+    groups = model.config.get_text_config(decoder=True).num_attention_heads // values.shape[1]
     wide = values.repeat_interleave(groups, 1).flatten(1)  # [N, Hq · D]
     written = project(wide.to(project.weight.device, project.weight.dtype))
     unembed = model.get_output_embeddings()

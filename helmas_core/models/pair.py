@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,18 +23,18 @@ from transformers.utils import logging as transformers_logging
 
 from helmas_core.config import Config
 from helmas_core.errors import ConfigError, PairError
+from helmas_core.models.backends import count_windows_by_token, usable_backend
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.geometry import Geometry, probe
 from helmas_core.models.hardware import Hardware
 from helmas_core.models.latent import Latent
-from helmas_core.models.preflight import Problem, model_problems, tokenizer_problems
-from helmas_core.models.rope import Rope, rope_residual
+from helmas_core.models.preflight import Problem, model_problems, sliding_layers, tokenizer_problems
+from helmas_core.models.rope import Rope, find_rope
 from helmas_core.models.tokens import ChatTemplate, chat_template, content_hash
 
 Result = TypeVar("Result")
 LAB = "lab:"
-_HALF_SPLIT = ("phi3", "gpt_neox")  # fused projections, known to rotate by halves
-_MAX_RESIDUAL = 0.02  # bf16 keys differ by about .003 from their fp32 projection; a wrong angle by about 1
+_MAX_RESIDUAL = 0.02  # bf16 keys differ by about .005 where only rounding does; with a wrong angle by about 1
 
 
 @dataclass(frozen=True)
@@ -186,13 +185,18 @@ def _load(
     notify(f"loading {source}" + (f" in {bits} bits" if bits else ""))
     where, extra = locate(source)
     extra = {**extra, **(_quantised(hardware) if bits else {})}
-    load = AutoModelForCausalLM.from_pretrained
+    load, attention = (
+        AutoModelForCausalLM.from_pretrained,
+        usable_backend(read_config(source, revision), hardware.attention),
+    )
+    if attention != hardware.attention:
+        notify(f"{source}: attention {attention}, since this family has no {hardware.attention}")
     model: PreTrainedModel = _guarded(
         lambda: load(
             where,
             revision=revision,
             dtype=hardware.dtype,
-            attn_implementation=hardware.attention,
+            attn_implementation=attention,
             trust_remote_code=False,
             **extra,
         ),
@@ -212,13 +216,13 @@ def _quantised(hardware: Hardware) -> dict[str, Any]:
 def freeze(source: str, model: PreTrainedModel) -> Member:
     """A loaded model as a frozen, probed member; refuses one whose RoPE we would undo wrongly."""
     model.eval().requires_grad_(False)
-    rope = Rope(model)
-    ids = torch.arange(2, 18, device=model.device)[None] % model.config.get_text_config().vocab_size
-    residual = rope_residual(model, rope, ids)
-    if math.isnan(residual) and model.config.model_type not in _HALF_SPLIT:
-        raise PairError("its way of rotating keys cannot be checked", where=source, fix="use another model")
-    if residual > _MAX_RESIDUAL:
-        raise PairError(f"its RoPE cannot be undone (residual {residual:.2g})", where=source, fix="use another model")
+    if sliding_layers(model.config)[1]:
+        count_windows_by_token(model)
+    ids = torch.arange(2, 18, device=model.device)[None] % model.config.get_text_config(decoder=True).vocab_size
+    rope, residual = find_rope(model, ids)
+    if not residual <= _MAX_RESIDUAL:
+        what = f"its RoPE cannot be undone (residual {residual:.2g})"
+        raise PairError(what, where=source, fix="use a model that rotates keys by halves, or not at all")
     revision = getattr(model.config, "_commit_hash", None)
     return Member(source, model, rope, probe(model), revision, fingerprint(model), residual)
 

@@ -7,7 +7,6 @@ causality and padding.)
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +16,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from helmas_core.errors import CacheError
+from helmas_core.models.backends import attention_function, attention_of, open_backend, usable_backend
 
 _PREFIX = "helmas_record_"
 
@@ -40,13 +41,6 @@ class Recording:
 _active: ContextVar[Recording | None] = ContextVar("recording", default=None)
 
 
-def _backend(module: nn.Module, name: str) -> Callable[..., Any]:
-    """The attention function that the model would have used; "eager" lives in the model's own file."""
-    if name in ALL_ATTENTION_FUNCTIONS:
-        return ALL_ATTENTION_FUNCTIONS[name]
-    return sys.modules[type(module).__module__].eager_attention_forward
-
-
 def _recording_attention(name: str) -> Callable[..., Any]:
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
@@ -58,21 +52,30 @@ def _recording_attention(name: str) -> Callable[..., Any]:
             if recording.whole:
                 recording.keys.append(key)
                 recording.masks.append(mask)
-        return _backend(module, name)(module, query, key, value, mask, **options)
+        return attention_function(module, name)(module, query, key, value, mask, **options)
 
     return attend
 
 
-def attention_of(model: PreTrainedModel) -> str:
-    """The name of the attention backend that a model runs on."""
-    return str(getattr(model.config, "_attn_implementation"))  # noqa: B009 - transformers has no public name for it
+def check_recordable(model: PreTrainedModel) -> None:
+    """CacheError for a family whose attention cannot be looked into."""
+    if not open_backend(model.config):
+        what = f"the attention of {model.config.model_type} does not go through transformers' interface"
+        raise CacheError(
+            f"{what}: its queries cannot be recorded", fix='leave the loss "attention" out; ce and kl work'
+        )
 
 
 @contextmanager
 def record_queries(model: PreTrainedModel, whole: bool = False) -> Iterator[Recording]:
-    """Record the forward passes inside; the model's own backend comes back whatever happens."""
+    """Record the forward passes inside; the model's own backend comes back whatever happens.
+
+    Raises CacheError for a family whose attention cannot be looked into.
+    """
+    check_recordable(model)
     before = attention_of(model)
-    backend = before if before in ("eager", "sdpa") else "sdpa"  # transformers looks a flash backend up by its name
+    # transformers looks a flash backend up by its name
+    backend = before if before.endswith(("eager", "sdpa")) else usable_backend(model.config, "sdpa")
     name = _PREFIX + backend
     AttentionInterface.register(name, _recording_attention(backend))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[backend])

@@ -1,20 +1,24 @@
 """Take RoPE off cached keys and put it on again, with the model's own angles, in fp32.
 
 Half-split rotation (the first R of D channels, pairs i and i + R/2), as in Llama, Mistral, Qwen, Gemma, Phi and
-GPT-NeoX; scaled types (YaRN, llama3, linear) included, since the angles come from the model's own module.
+GPT-NeoX; scaled types (YaRN, llama3, linear) included, since the angles come from the model's own module. Which layers
+rotate at all is measured.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.cache import KVCache, read
+from helmas_core.models.layers import decoder, layer_inputs, layer_states
+
+_MOVED = 64  # positions
 
 
 def rotate_half(x: Tensor) -> Tensor:
@@ -23,10 +27,11 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 class Rope:
-    """The rotations of one model; the identity for a model without a rotary module (learned positions)."""
+    """The rotations of one model; the identity in `still` layers, and for a model without a rotary module (learned
+    positions)."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.module = _rotary_module(model)
+    def __init__(self, model: PreTrainedModel, still: Collection[int] = ()) -> None:
+        self.module, self.still = _rotary_module(model), frozenset(still)
         config = model.config.get_text_config(decoder=True)
         by_layer = self.module is not None and "layer_type" in inspect.signature(self.module.forward).parameters
         self.layer_types = tuple(config.layer_types) if by_layer else (None,) * config.num_hidden_layers
@@ -53,7 +58,9 @@ class Rope:
             return replace(cache, rotated=on)
         angles = {kind: self.angles(cache.positions, kind) for kind in set(self.layer_types)}
         turn = apply_rotation if on else remove_rotation
-        keys = tuple(turn(k, *angles[kind]) for k, kind in zip(cache.keys, self.layer_types, strict=True))
+        plain = (lambda keys: keys) if on else Tensor.float
+        layers = enumerate(zip(cache.keys, self.layer_types, strict=True))
+        keys = tuple(plain(k) if i in self.still else turn(k, *angles[kind]) for i, (k, kind) in layers)
         return replace(cache, keys=keys, rotated=on)
 
 
@@ -71,46 +78,47 @@ def remove_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _rotary_module(model: PreTrainedModel) -> nn.Module | None:
-    for name, module in model.named_modules():
+    for name, module in decoder(model).named_modules():
         if name.endswith("rotary_emb") and any("inv_freq" in key for key, _ in module.named_buffers()):
             return module
     return None
 
 
-@torch.no_grad()
+def find_rope(model: PreTrainedModel, ids: Tensor) -> tuple[Rope, float]:
+    """The rotations of `model`, and how far they are from what it does to keys: `rope_residual` at its worst layer.
+
+    Layers without RoPE, which families mark in ways of their own, are those whose keys do not move with their position.
+    """
+    near, far = _moved(model, ids)
+    turned, plain = _distances(Rope(model), near, far), _distances(None, near, far)
+    both = list(zip(turned, plain, strict=True))
+    return Rope(model, [i for i, (t, p) in enumerate(both) if p < t]), max(min(pair) for pair in both)
+
+
 def rope_residual(model: PreTrainedModel, rope: Rope, ids: Tensor) -> float:
-    """How far unrotated cached keys are from what the key projection really put out: max over layers of the
-    relative error, nan where it cannot be told. A second route, since a wrong angle would cancel in a round trip.
-    `ids` [1, T]."""
-    before: list[Any] = []
-    modules = _key_outputs(model)
-    if len(modules) != model.config.get_text_config(decoder=True).num_hidden_layers:
-        return float("nan")  # keys come out of a fused projection: there is no second route
-    hooks = [module.register_forward_hook(lambda _m, _i, out: before.append(out)) for module in modules]
-    try:
-        cache = rope.unrotate(capture(model, ids, torch.ones_like(ids)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    worst = 0.0
-    for keys, out in zip(cache.keys, before, strict=True):
-        seen = _as_heads(out.float(), keys)
-        worst = max(worst, ((keys - seen).norm() / seen.norm()).item())
-    return worst
+    """How far keys without RoPE are from not knowing where they stood: max over layers of the relative error.
+
+    `ids` [1, T] are read twice, at positions that lie apart, each layer with the same inputs. A second route, since a
+    wrong angle would cancel in a round trip, and one that needs no name for what a key passes before RoPE.
+    """
+    return max(_distances(rope, *_moved(model, ids)))
 
 
-def _as_heads(out: Tensor, keys: Tensor) -> Tensor:
-    """A projection's or norm's output in any of its layouts as [B, H, T, D]."""
-    batch, heads, tokens, dim = keys.shape
-    if out.dim() == 4 and out.shape[1] == heads and out.shape[2] == tokens:
-        return out
-    return out.reshape(batch, tokens, heads, dim).transpose(1, 2)
+@torch.no_grad()
+def _moved(model: PreTrainedModel, ids: Tensor) -> tuple[KVCache, KVCache]:
+    config, mask = model.config.get_text_config(decoder=True), torch.ones_like(ids)
+    room = (getattr(config, "max_position_embeddings", None) or 1 << 30) - ids.shape[1]
+    with layer_states(model, range(config.num_hidden_layers)) as inputs:
+        near = read(model, ids, mask)
+    with layer_inputs(model, inputs):
+        far = read(model, ids, mask, start=max(1, min(_MOVED, room)))
+    return near, far
 
 
-def _key_outputs(model: PreTrainedModel) -> list[nn.Module]:
-    """Per layer, the last module that a key passes before RoPE: its norm if there is one, else its projection."""
-    found = []
-    for name, module in model.named_modules():
-        if name.endswith(("self_attn", "attention", "attn")) and hasattr(module, "k_proj"):
-            found.append(getattr(module, "k_norm", None) or module.k_proj)
-    return found
+def _distances(rope: Rope | None, near: KVCache, far: KVCache) -> list[float]:
+    """Per layer, how far the keys of two caches lie apart, relative to their length."""
+    one, other = (near.keys, far.keys) if rope is None else (rope.unrotate(near).keys, rope.unrotate(far).keys)
+    return [
+        ((k.float() - j.float()).norm() / k.float().norm().clamp(min=1e-12)).item()
+        for k, j in zip(one, other, strict=True)
+    ]

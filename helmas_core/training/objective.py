@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ class Objective:
         labels = following.labels[:, columns]
         reference, recording = None, None
         if own is not None and {"attention", "kl"} & weights.keys():
-            reference, recording = self._reference(own, following)
+            reference, recording = self._reference(own, following, "attention" in weights)
         if "attention" in weights:
             assert recording is not None and own is not None
             scored = (following.labels != losses.IGNORE) & following.mask.bool()
@@ -137,9 +138,9 @@ class Objective:
         return self.bridge.finish(*translated, state, own)
 
     @torch.no_grad()
-    def _reference(self, own: KVCache, following: Following) -> tuple[Tensor, Recording]:
-        """Logits at the scored columns, and queries, of the student that has read the source as text."""
+    def _reference(self, own: KVCache, following: Following, record: bool) -> tuple[Tensor, Recording | None]:
+        """Logits at the scored columns, and queries if wanted, of the student that has read the source as text."""
         student = self.pair.student.model
-        with record_queries(student) as recording:
+        with record_queries(student) if record else nullcontext() as recording:
             logits = inject.forward(student, own, following.ids, following.mask, following.columns)
         return logits, recording

@@ -24,6 +24,7 @@ from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import open_store
 from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Pair
+from helmas_core.models.record import check_recordable
 from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import Run, write_text
 from helmas_core.training import checkpoint
@@ -52,6 +53,7 @@ class Session:
         check_method(self.config.bridge, self.config.train, self.config.data.handoff)
         torch.manual_seed(self.config.train.seed)
         bridge = self._bridge(resume)
+        train = self._schedule(bridge)
         examples = self._examples("train")
         validation = self._examples("validation") if self.config.train.eval_samples else []
         if not self.config.train.allow_overlap:
@@ -61,7 +63,6 @@ class Session:
         if self.config.train.shuffled:
             objective.donors = deranged_sources(examples)
         mix = self._mix(examples)
-        train = self._schedule(bridge)
         trainer = Trainer(objective, examples, train, mix, self.run.path / FOLDER)
         self.trainer = trainer
         calibration = self._calibration(examples, mix)
@@ -94,6 +95,8 @@ class Session:
     def _schedule(self, bridge: Bridge) -> TrainConfig:
         """How to train; without stages for a bridge that is fitted in closed form."""
         if next(bridge.parameters(), None) is not None:
+            if any("attention" in stage.losses for stage in self.config.train.stages):
+                check_recordable(self.pair.student.model)
             return self.config.train
         self.progress.note(f"{self.config.bridge.method} is fitted in closed form: there is nothing to train")
         return self.config.train.model_copy(update={"stages": (), "steps": None})

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import CodeGenConfig, CodeGenForCausalLM
 
 from helmas_core.bridges.artefact import describe, load_bridge, read_metadata, save_bridge, write_tensors
 from helmas_core.bridges.base import Bridge
@@ -243,8 +243,8 @@ def test_without_peft_the_error_says_what_to_install(unequal: Pair, monkeypatch:
 
 
 def test_a_family_without_an_output_projection_is_refused() -> None:
-    model: PreTrainedModel = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16))
-    with pytest.raises(ConfigError, match="gpt2 has no attention output projection"):
+    model = CodeGenForCausalLM(CodeGenConfig(n_layer=1, n_head=4, n_embd=64, rotary_dim=8, vocab_size=16))
+    with pytest.raises(ConfigError, match="codegen has no attention output projection"):
         StudentLora(model, 4)
 
 

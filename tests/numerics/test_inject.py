@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 
 from helmas_core.errors import CacheError
 from helmas_core.models import inject
+from helmas_core.models.backends import attention_of
 from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.pair import freeze
 from helmas_core.models.tokens import pad_left
 from tests.tiny import FAMILIES, tiny_model
 
@@ -174,3 +176,32 @@ def test_the_head_reads_one_position_in_one_piece(family: str) -> None:
     head.register_forward_pre_hook(lambda _, given: seen.append((tuple(given[0].shape[:2]), given[0].is_contiguous())))
     inject.generate(model, None, *pad_left([[3, 4, 5, 6], [7, 8]], 0), 2)
     assert seen == [((2, 1), True)] * 2
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "mistral", "phi3"])
+def test_a_window_counts_tokens_and_no_padding(family: str) -> None:
+    """Sources are longer than the window, and queries padded: what lies between them must not push anything out."""
+    model = freeze("tiny", tiny_model(family, layers=4, sliding_window=8)).model
+    assert model.training is False
+    cache = capture(model, *pad_left(SOURCES, 0))
+    assert inject.generate(model, cache, *pad_left(QUERIES, 0), 6).tokens == _whole(model).tokens
+    together = inject.forward(model, cache, *pad_left(QUERIES, 0))
+    for row, (source, query) in enumerate(zip(SOURCES, QUERIES, strict=True)):
+        alone = model(torch.tensor([source + query])).logits[0, -len(query) :]
+        torch.testing.assert_close(together[row, -len(query) :], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_family_without_sdpa_runs_on_eager() -> None:
+    assert attention_of(tiny_model("gemma2")) == attention_of(tiny_model("gpt_neo")) == "eager"
+    assert attention_of(tiny_model("gpt2")) == "sdpa"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
+def test_learned_positions_end_with_a_reason(family: str) -> None:
+    model = tiny_model(family, max_position_embeddings=24)
+    cache, query = capture(model, *pad_left(SOURCES, 0)), pad_left([[3] * 5] * 4, 0)  # 19 + 5 in the longest row
+    inject.forward(model, cache, *query)
+    with pytest.raises(CacheError, match=r"has learned 24 positions, and 25 are needed — lower data\.max_source"):
+        inject.generate(model, cache, *query, 2)
+    if family == "gpt2":  # does not count padding
+        assert len(inject.generate(model, cache.rows(torch.tensor([3])), query[0][:1], query[1][:1], 3).tokens[0]) == 3

@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, CohereConfig, GPTJConfig, PreTrainedModel
 
-from helmas_core.models.cache import capture
-from helmas_core.models.rope import Rope, apply_rotation, remove_rotation, rope_residual
+from helmas_core.errors import PairError
+from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.pair import freeze
+from helmas_core.models.rope import Rope, apply_rotation, find_rope, remove_rotation, rope_residual
 from tests.tiny import FAMILIES, tiny_model
 
 pytestmark = pytest.mark.numerics
 IDS = torch.arange(3, 43)[None]
+_SOURCES = ("k_layernorm", "k_norm", "k_proj", "query_key_value", "qkv_proj", "c_attn")  # the first that a layer has
+
+
+def _projected(model: PreTrainedModel) -> tuple[KVCache, list[Tensor]]:
+    """What is cached of IDS, and per layer what the last module before RoPE put out, [1, H, T, D]."""
+    held = [[getattr(m, n) for n in _SOURCES if hasattr(m, n)] for m in model.modules()]
+    outs: list[Any] = []
+    for layer in filter(None, held):
+        layer[0].register_forward_hook(lambda _m, _i, out: outs.append(out))
+    cache = capture(model, IDS, torch.ones_like(IDS))
+    assert len(outs) == cache.layers
+    return cache, [_keys_of(out, k, model.config) for out, k in zip(outs, cache.keys, strict=True)]
+
+
+def _keys_of(out: Tensor, keys: Tensor, config: Any) -> Tensor:
+    _, heads, tokens, dim = keys.shape
+    if out.shape == keys.shape:
+        return out
+    if config.model_type == "gpt_neox":  # head by head: query, key, value
+        out = out.view(1, tokens, heads, 3, dim)[:, :, :, 1]
+    elif config.model_type in ("phi3", "gpt2"):  # all queries, all keys, all values
+        queries = config.num_attention_heads * dim
+        out = out[..., queries : queries + heads * dim]
+    return out.reshape(1, tokens, heads, dim).transpose(1, 2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_unrotated_keys_are_what_the_projection_put_out(family: str) -> None:
     model = tiny_model(family)
-    assert rope_residual(model, Rope(model), IDS) < 1e-5
+    rope, residual = find_rope(model, IDS)
+    assert residual < 1e-5
+    cache, projected = _projected(model)
+    for keys, out in zip(rope.unrotate(cache).keys, projected, strict=True):
+        torch.testing.assert_close(keys, out, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rotating_again_gives_the_cache_back(family: str) -> None:
     model = tiny_model(family)
-    rope, cache = Rope(model), capture(model, IDS, torch.ones_like(IDS))
+    rope, cache = find_rope(model, IDS)[0], capture(model, IDS, torch.ones_like(IDS))
     again = rope.rotate(rope.unrotate(cache))
     for before, after in zip(cache.keys, again.keys, strict=True):
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
@@ -47,9 +80,46 @@ def test_yarn_scales_and_the_scale_is_divided_out() -> None:
     torch.testing.assert_close(remove_rotation(apply_rotation(keys, cos, sin), cos, sin), keys)
 
 
+def test_layers_without_rope_are_found_by_what_they_do() -> None:
+    model = tiny_model("smollm3", layers=5)
+    assert not any("rope" in name or "rotary" in name for name, _ in model.model.layers.named_modules())
+    assert find_rope(model, IDS)[0].still == {1, 3}
+    assert rope_residual(model, Rope(model), IDS) > 0.1
+    assert rope_residual(model, Rope(model, range(5)), IDS) > 0.1
+    assert find_rope(tiny_model("llama"), IDS)[0].still == frozenset()
+
+
+def test_learned_positions_leave_keys_as_they_are() -> None:
+    for family in ("gpt2", "gpt_neo"):
+        model = tiny_model(family)
+        rope, cache = find_rope(model, IDS)[0], capture(model, IDS, torch.ones_like(IDS))
+        assert rope.module is None
+        assert all(torch.equal(a, b) for a, b in zip(rope.unrotate(cache).keys, cache.keys, strict=True))
+
+
+def test_part_of_a_head_turns_where_the_family_says_so() -> None:
+    for family, part in (("gpt_neox", 4), ("stablelm", 4), ("phi3", 8), ("llama", 16)):
+        model = tiny_model(family, head_dim=16)
+        rope, cache = find_rope(model, IDS)[0], capture(model, IDS, torch.ones_like(IDS))
+        off = rope.unrotate(cache)
+        assert torch.equal(off.keys[0][..., part:], cache.keys[0][..., part:])
+        assert not torch.allclose(off.keys[0][..., part - 1], cache.keys[0][..., part - 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [CohereConfig, GPTJConfig])
+def test_keys_that_turn_in_another_way_are_refused(config: Any) -> None:
+    """Neighbouring channels in place of halves; GPT-J has no rotary module that could be asked."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64, "rotary_dim": 8}
+    model = AutoModelForCausalLM.from_config(config(**shape, initializer_range=0.2), attn_implementation="eager")
+    with pytest.raises(PairError, match=r"its RoPE cannot be undone .* by halves"):
+        freeze("tiny", model)
+
+
 def test_gemma_layers_turn_by_their_own_angles() -> None:
     model = tiny_model("gemma3", layers=6)
-    rope = Rope(model)
+    rope = find_rope(model, IDS)[0]
+    assert not rope.still
     assert set(rope.layer_types) == {"sliding_attention", "full_attention"}
     local, world = (rope.angles(torch.arange(9)[None], kind)[0] for kind in ("sliding_attention", "full_attention"))
     assert not torch.allclose(local, world)

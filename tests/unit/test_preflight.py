@@ -6,17 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen2Config
+from transformers import (
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
 
 from helmas_core.config import Config, load_config, validate
 from helmas_core.errors import ConfigError, PairError
+from helmas_core.models.backends import attention_of
 from helmas_core.models.doctor import diagnose
 from helmas_core.models.geometry import from_config, probe
 from helmas_core.models.hardware import check_bits, resolve_hardware
-from helmas_core.models.pair import Pair, check_rope_base, find_problems, fingerprint, load_pair, locate
+from helmas_core.models.pair import Pair, check_rope_base, find_problems, fingerprint, freeze, load_pair, locate
 from helmas_core.models.preflight import model_problems, tokenizer_problems
 from helmas_core.models.tokens import content_hash
-from tests.tiny import FAMILIES, tiny_model
+from tests.tiny import FAMILIES, ONE_HEAD_EACH, tiny_model
 
 pytestmark = pytest.mark.unit
 
@@ -35,10 +44,25 @@ def test_layers_without_keys_and_values_are_named() -> None:
     assert "layer 1 is linear_attention" in _whats(config)
 
 
-def test_a_sliding_window_is_an_error_only_below_the_source_length() -> None:
+def test_a_sliding_window_is_named_where_sources_go_beyond_it() -> None:
     config = Gemma3TextConfig(num_hidden_layers=6, sliding_window=128)
-    assert _whats(config, 64).startswith("warning")
-    assert _whats(config, 129).startswith("error")
+    assert _whats(config, 127) == ""
+    assert _whats(config, 128) == "warning layers 0, 1, 2, 3, 4 are bound to a window of 128 tokens"
+    assert _whats(MistralConfig(num_hidden_layers=2, sliding_window=128), 128).startswith(
+        "warning layers 0, 1 are bound"
+    )
+    assert _whats(MistralConfig(num_hidden_layers=2, sliding_window=None), 9999) == ""
+
+
+def test_attention_of_its_own_makes_a_window_a_limit() -> None:
+    config = GPTNeoConfig(num_layers=2, attention_types=[[["global", "local"], 1]], window_size=128)
+    assert _whats(config, 127) == ""
+    assert _whats(config, 128) == "error layer 1 is bound to a window of 128 tokens"
+
+
+def test_learned_positions_are_a_limit() -> None:
+    assert _whats(GPT2Config(n_positions=512), 511) == ""
+    assert _whats(GPT2Config(n_positions=512), 512) == "error has learned positions for 512 tokens"
 
 
 def test_rope_that_depends_on_length_is_named() -> None:
@@ -77,7 +101,7 @@ def test_tokenizers_are_compared_by_content(lab_pair: Pair) -> None:
 def test_the_probe_agrees_with_the_config_where_both_know(family: str) -> None:
     model = tiny_model(family, layers=4, kv_heads=2, head_dim=24)
     measured, read = probe(model), from_config(model.config)
-    assert (measured.layers, measured.kv_heads, measured.head_dim) == (4, 2, 24)
+    assert (measured.layers, measured.kv_heads, measured.head_dim) == (4, 4 if family in ONE_HEAD_EACH else 2, 24)
     assert measured.shape() == read.shape()
 
 
@@ -128,6 +152,16 @@ def test_a_bad_pair_is_refused_with_every_problem(tmp_path: Path, lab_pair: Pair
         load_pair(broken, resolve_hardware(broken))
 
 
+def test_a_family_without_sdpa_is_loaded_with_what_it_has(tmp_path: Path, lab_pair: Pair) -> None:
+    tiny_model("gemma2", sliding_window=64).save_pretrained(tmp_path)
+    lab_pair.tokenizer.save_pretrained(tmp_path)
+    config, notes = _config(teacher=str(tmp_path), student=str(tmp_path)), list[str]()
+    pair = load_pair(config, resolve_hardware(config), notes.append)
+    assert f"{tmp_path}: attention eager, since this family has no sdpa" in notes
+    assert any("layers 0, 2" in note and "window of 64 tokens" in note for note in notes)
+    assert attention_of(pair.student.model) == "helmas_windowed_eager"
+
+
 def test_doctor_knows_the_default_pair_without_network_or_gpu() -> None:
     found = diagnose(load_config(["h200"]))
     assert found["ok"]
@@ -153,15 +187,12 @@ def test_a_rope_base_that_contradicts_the_model_is_refused(lab_pair: Pair) -> No
         check_rope_base(lab_pair, None, 123.0)
 
 
-def test_a_model_whose_rope_would_be_undone_wrongly_is_refused() -> None:
-    from helmas_core.models import pair as pair_module
-    from helmas_core.models.rope import Rope
-
+def test_a_model_whose_rope_would_be_undone_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, other = tiny_model(), tiny_model(rope_parameters={"rope_type": "default", "rope_theta": 50.0})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pair_module, "Rope", lambda _: Rope(other))
-        with pytest.raises(PairError, match="RoPE cannot be undone"):
-            pair_module.freeze("tiny", model)
+    assert freeze("tiny", model).rope_residual < 1e-5
+    monkeypatch.setattr("helmas_core.models.rope._rotary_module", lambda _: other.model.rotary_emb)
+    with pytest.raises(PairError, match="RoPE cannot be undone"):
+        freeze("tiny", model)
 
 
 def test_a_fingerprint_sees_every_weight_and_no_dtype() -> None:
