@@ -19,26 +19,10 @@ if TYPE_CHECKING:
     from helmas_core.models.pair import Pair
 
 
-def bridge_file(path: Path) -> Path:
-    """The bridge file that `path` names: itself, or the one in a run folder."""
-    from helmas_core.errors import CheckpointError
-    from helmas_core.runs import BRIDGE
-
-    path = path.expanduser()
-    if path.is_dir() and not (path / BRIDGE).is_file():
-        raise CheckpointError(f"no {BRIDGE} in this folder", where=str(path), fix="train it first: helmas train -o DIR")
-    if path.is_dir():
-        return path / BRIDGE
-    if not path.is_file():
-        raise CheckpointError(
-            "no such file", where=str(path), fix=f"give a {BRIDGE} or a run folder (helmas runs list)"
-        )
-    return path
-
-
 def open_bridge(common: Common, flags: Mapping[str, Any], bridge: Path) -> tuple[Path, Config]:
     """The bridge's file, and the flags over the configuration that it carries: pair, method, hand-off."""
     from helmas_core.bridges.artefact import read_metadata
+    from helmas_core.runs import bridge_file
 
     resolve(common, flags, base={})  # what is wrong with the flags is said before a file is read
     path = bridge_file(bridge)

@@ -91,7 +91,7 @@ def _check(text: str | None, item: str | None, against: str | None, bridge: Path
 
 def _bridge_or_item(against: str | None) -> Path | str | None:
     """The bridge's file where `against` is one, or is named like one; else an item's id."""
-    from helmas_cli.load import bridge_file
+    from helmas_core.runs import bridge_file
 
     if against is None:
         return None

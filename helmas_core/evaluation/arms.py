@@ -232,4 +232,5 @@ def _outwards(index: int, count: int) -> Iterator[int]:
 
 
 def _other(own: Example, donor: Example) -> bool:
-    return fit(donor.source, len(own.source)) != own.source  # one that goes on where the own source ends is no other
+    """Of another item, and not one that goes on where the own source ends."""
+    return own.item.id != donor.item.id and fit(donor.source, len(own.source)) != own.source
