@@ -229,7 +229,7 @@ class HarnessModel(LM):
     def _windows(self, text: str) -> list[tuple[Ids, Ids]]:
         ids, start = encode(self.tokenizer, text), self.prefix_token_id
         cut = windows.get_rolling_token_windows(ids, start, self.max_length - 1, 1)
-        return [tuple(map(tuple, windows.make_disjoint_window(pair))) for pair in cut]
+        return [(tuple(read), tuple(after)) for read, after in map(windows.make_disjoint_window, cut)]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         kinds: dict[Decoding, list[int]] = {}

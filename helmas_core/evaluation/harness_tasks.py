@@ -69,15 +69,23 @@ def _choose(name: str) -> list[Chosen]:
     if not path.exists():
         raise DataError("no such file or folder", where=name, fix="give a task's YAML, or a folder of them")
     if path.is_file():
-        return [_load(_manager(path.parent), str(path), name)]
+        return [_of_file(path)]
     manager = _manager(path)
     if not manager.all_subtasks:
         raise DataError("no YAML of a task in this folder", where=name, fix="see lm-eval's guide to new tasks")
     return [_load(manager, task, task) for task in manager.all_subtasks]
 
 
+def _of_file(path: Path) -> Chosen:
+    """By its name, which its folder tells: given a group's path, the harness takes the names in it for its own."""
+    manager = _manager(path.parent)
+    found = (name for name, entry in manager.task_index.items() if entry.yaml_path and path.samefile(entry.yaml_path))
+    name = next(found, str(path))
+    return _load(manager, name, name)
+
+
 def _built_in(name: str) -> Chosen:
-    manager = _manager(None)
+    manager = _all()
     if name not in manager.all_tasks:
         close = difflib.get_close_matches(name, manager.all_tasks, n=1)
         fix = f'did you mean "{close[0]}"?' if close else "`lm-eval ls tasks` lists them; a path needs a slash"
@@ -85,10 +93,15 @@ def _built_in(name: str) -> Chosen:
     return _load(manager, name, name)
 
 
+def _manager(folder: Path) -> Any:
+    """Knows the tasks in `folder` alone."""
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
 @lru_cache
-def _manager(folder: Path | None) -> Any:
-    """Finds the tasks in `folder`; None: the thousands that the harness brings, which takes a while."""
-    return TaskManager(include_path=folder and str(folder), include_defaults=folder is None)
+def _all() -> Any:
+    """Knows the thousands of tasks that the harness brings, which takes a while."""
+    return TaskManager()
 
 
 def _load(manager: Any, spec: str, name: str) -> Chosen:
