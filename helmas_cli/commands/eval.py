@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,7 +145,9 @@ def _run_harness(config: Config, path: Path, screen: Screen, names: str, shots: 
     """Each task's report and items. What the tasks need is read before a model is loaded."""
     from helmas_cli.load import check_machine, open_pair
 
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the harness draws bars whatever it is told
     hardware = check_machine(config, screen)
+    screen.note(f"lm-eval: reading {names}")
     from helmas_core.evaluation.harness_tasks import choose_tasks, evaluate_task
 
     chosen = choose_tasks(names)

@@ -137,9 +137,7 @@ class HarnessModel(LM):
         progress: Progress | None = None,
     ) -> None:
         super().__init__()
-        if arm not in HARNESS_ARMS:
-            fix = "text is student here: both read it all" if arm == "text" else did_you_mean(arm, HARNESS_ARMS)
-            raise ConfigError(f'no arm "{arm}" for lm-eval', where="arm", fix=fix)
+        check_arm(arm)
         self.pair, self.arm, self.batch, self.progress = pair, arm, batch, progress or Silent()
         self.tokenizer, self.answers = pair.tokenizer, _Answers(pair, bridge, 0, seed=seed)
         self._device, self.truncated = pair.device, 0
@@ -292,6 +290,13 @@ class HarnessModel(LM):
             raise ConfigError(what, where="arm deranged", fix="raise --limit, or leave the arm out")
 
 
+def check_arm(arm: str) -> None:
+    """ConfigError for an arm that the harness cannot run over."""
+    if arm not in HARNESS_ARMS:
+        fix = "text is student here: both read it all" if arm == "text" else did_you_mean(arm, HARNESS_ARMS)
+        raise ConfigError(f'no arm "{arm}" for lm-eval', where="arm", fix=fix)
+
+
 def _document(request: Any) -> str:
     return f"{request.task_name} {request.doc_id}"
 
@@ -300,19 +305,19 @@ def open_model(args: Mapping[str, Any]) -> HarnessModel:
     """The model that `args` name: `bridge`, a file or its run folder; `arm`; `batch_size`; `device`; and section.key of
     the configuration that the bridge carries."""
     named = {key: value for key, value in args.items() if key != "max_batch_size"}
-    path, arm = named.pop("bridge", None), named.pop("arm", "bridge")
+    path, arm = named.pop("bridge", None), str(named.pop("arm", "bridge"))
+    batch, device = named.pop("batch_size", None), named.pop("device", None)
+    check_arm(arm)
     if path is None:
         raise ConfigError("no bridge given", where="--model_args", fix="write --model_args bridge=RUN,arm=bridge")
-    batch, device = named.pop("batch_size", None), named.pop("device", None)
+    if device == "cpu":  # the harness says cuda where nobody said anything
+        named["hardware.device"] = device
     file = bridge_file(Path(str(path)))
-    if device is not None:
-        named["hardware.device"] = str(device).split(":")[0]
-    config = load_config(
-        sets=[f"{key}={_toml(value)}" for key, value in named.items()], base=read_metadata(file)["config"]
-    )
+    sets = [f"{key}={_toml(value)}" for key, value in named.items()]
+    config = load_config(sets=sets, base=read_metadata(file)["config"])
     pair = load_pair(config, resolve_hardware(config))
     size = config.eval.batch if batch is None or str(batch).startswith("auto") else int(batch)
-    return HarnessModel(pair, load_bridge(file, pair), str(arm), size, config.train.seed)
+    return HarnessModel(pair, load_bridge(file, pair), arm, size, config.train.seed)
 
 
 def _toml(value: Any) -> str:
