@@ -198,8 +198,8 @@ def _texts(examples: Sequence[Example]) -> list[Ids]:
 
 
 def fit(source: Ids, length: int) -> Ids:
-    """`source` cut or repeated to `length`."""
-    return (source * (length // len(source) + 1))[:length]
+    """`source` cut or repeated to `length`; nothing where there is nothing to repeat."""
+    return (source * (length // max(1, len(source)) + 1))[:length]
 
 
 def batches(examples: Sequence[Example], size: int) -> list[Batch]:

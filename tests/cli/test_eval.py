@@ -12,6 +12,7 @@ from helmas_cli.report import failures, gate, interval, number, show_report
 from helmas_cli.ui import Screen
 from helmas_core.config import ARMS
 from helmas_core.errors import ConfigError
+from helmas_core.lm_eval import main
 from tests.cli.fakes import Cli, Core, report
 
 pytestmark = pytest.mark.unit
@@ -119,6 +120,14 @@ def test_tasks_of_lm_eval_are_shown_as_ours_are(
     some = cli(*argv, "--arms", "bridge,own", "--json", "-q", "--fail-under", "bridge=.95")
     assert (some.code, [one["dataset"] for one in some.json["reports"]]) == (3, ["gsm8k", "./mine.yaml"])
     assert some.json["reports"][0]["arms"].keys() == {"bridge", "own"}
+
+
+def test_the_harness_own_command_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("helmas_core.lm_eval.find_spec", lambda name: None)
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("error: helmas_core.lm_eval: lm-evaluation-harness is not installed")
 
 
 @pytest.mark.parametrize(

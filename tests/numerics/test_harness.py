@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +15,14 @@ import torch
 
 pytest.importorskip("lm_eval")
 
+from helmas_core.bridges.artefact import describe, save_bridge
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import BridgeSection, Config, load_config
 from helmas_core.data.tasks import REGISTRY
 from helmas_core.errors import ConfigError, DataError, HelmasError
 from helmas_core.evaluation.evaluate import evaluate_examples
-from helmas_core.evaluation.harness import HARNESS_ARMS, HarnessModel
+from helmas_core.evaluation.harness import HARNESS_ARMS, HarnessModel, open_model
 from helmas_core.evaluation.harness_tasks import choose_tasks, evaluate_task
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models.cache import capture
@@ -130,6 +132,16 @@ def test_context_and_continuation_are_one_text_to_the_tokenizer(unequal: Pair) -
         model.split("so", "")
 
 
+def test_an_empty_context_is_the_token_that_opens_a_text(unequal: Pair) -> None:
+    """As where a choice is scored without its question."""
+    model, said = HarnessModel(unequal, None, "student"), ("7 and", "so")
+    found = model.loglikelihood([request("", text, document=document) for document, text in enumerate(said)])
+    for (value, _), text in zip(found, said, strict=True):
+        after = encode(unequal.tokenizer, text)
+        logits = unequal.student.model(torch.tensor([[model.prefix_token_id, *after[:-1]]])).logits
+        assert value == pytest.approx(likelihood(logits, after), abs=1e-3)
+
+
 def test_writing_stops_before_the_first_of_the_strings(unequal: Pair) -> None:
     model, context = HarnessModel(unequal, None, "student"), ASKED[0][0]
     ids = pad_left([encode(unequal.tokenizer, context)], unequal.pad)
@@ -220,6 +232,28 @@ def test_our_own_evaluation_takes_the_same_letters(
         for arm, row in ((arm, tasks["sums"]) for arm, tasks in theirs["harness"]["results"].items())
     }
     assert ours["outcomes"]["right"]["teacher"].count("1") == theirs["outcomes"]["right"]["teacher"].count("1")
+
+
+def test_the_harness_finds_the_model_by_its_name(lab_pair: Pair, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its own command does it, but for the thousands of tasks that it would read first."""
+    evaluator, tasks = importlib.import_module("lm_eval.evaluator"), importlib.import_module("lm_eval.tasks")
+    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # asks half the machine for its version
+    config = settings(folder, 12, "bridge")
+    made = build_bridge(config.bridge, lab_pair).eval()
+    save_bridge(folder / "bridge.safetensors", made, describe(config, lab_pair, {}))
+    manager = tasks.TaskManager(include_path=str(write_task(folder, 20).parent), include_defaults=False)
+    args = f"bridge={folder},arm=bridge,train.seed=5,data.chat_template=False"
+    found = evaluator.simple_evaluate(
+        "helmas", args, ["sums"], batch_size=5, device="cuda:0", limit=12, task_manager=manager
+    )
+    ours = evaluate_task(config, lab_pair, made, choose_tasks(str(folder / "sums.yaml"))[0], None, Silent())
+    assert found["results"]["sums"]["acc,none"] == ours["arms"]["bridge"]["accuracy"]
+    assert len(found["samples"]["sums"]) == 12
+    model = open_model({"bridge": folder, "arm": "own", "train.seed": 5, "batch_size": "auto", "device": "cpu"})
+    assert (model.arm, model.batch, model.answers.seed) == ("own", 8, 5)
+    for args, words in (({}, "bridge=RUN"), ({"bridge": folder, "brige": 1}, "brige"), ({"bridge": folder / "x"}, "x")):
+        with pytest.raises(HelmasError, match=words):
+            open_model(args)
 
 
 def test_a_folder_is_its_tasks_and_a_group_is_one_report(unequal: Pair, bridge: Bridge, folder: Path) -> None:
