@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def bridge_file(named: str, screen: Screen) -> Path:
     """The bridge file that is named: itself, the one in a run folder, or that of a shared bridge, fetched."""
-    return file_at(fetched(named, screen) or Path(named).expanduser())
+    from helmas_core.runs import bridge_file as file_at
+
+    return file_at(fetched(named, screen) or Path(named))
 
 
 def fetched(named: str, screen: Screen) -> Path | None:
@@ -41,6 +43,7 @@ def fetched(named: str, screen: Screen) -> Path | None:
 def run_bridge(named: str) -> Path:
     """The bridge file of a run, by its path or by its name in ./runs."""
     from helmas_core.runs import BRIDGE, ROOT
+    from helmas_core.runs import bridge_file as file_at
 
     known, path = ROOT / named, Path(named).expanduser()
     return file_at(known if (known / BRIDGE).is_file() and not path.exists() else path)
@@ -61,22 +64,6 @@ def place_of(repo: str, revision: str | None, private: bool = False) -> Place:
     from helmas_core.sharing.hub import Hub
 
     return Hub(found, private)
-
-
-def file_at(path: Path) -> Path:
-    """The bridge file at `path`: itself, or the one in a folder. CheckpointError without one."""
-    from helmas_core.errors import CheckpointError
-    from helmas_core.runs import BRIDGE
-
-    if path.is_dir() and not (path / BRIDGE).is_file():
-        raise CheckpointError(f"no {BRIDGE} in this folder", where=str(path), fix="train it first: helmas train -o DIR")
-    if path.is_dir():
-        return path / BRIDGE
-    if not path.is_file():
-        raise CheckpointError(
-            "no such file", where=str(path), fix=f"give a {BRIDGE} or a run folder (helmas runs list)"
-        )
-    return path
 
 
 def open_bridge(common: Common, flags: Mapping[str, Any], bridge: str) -> tuple[Path, Config]:

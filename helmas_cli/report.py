@@ -31,7 +31,16 @@ def show_report(screen: Screen, report: Mapping[str, Any]) -> None:
         rows = [_cost_row(name, row) for name, row in report["costs"].items()]
         if any(any(row[1:]) for row in rows):
             screen.table(_COST_COLUMNS, rows)
+    if report.get("harness"):
+        _show_harness(screen, report["harness"]["results"])
     show_verdict(screen, report)
+
+
+def _show_harness(screen: Screen, results: Mapping[str, Any]) -> None:
+    """The figures of lm-evaluation-harness: a row for each task's metric, a column for each arm."""
+    rows = dict.fromkeys((name, metric) for tasks in results.values() for name, row in tasks.items() for metric in row)
+    cells = [[name, metric, *(number(tasks[name].get(metric)) for tasks in results.values())] for name, metric in rows]
+    screen.table(("lm-eval", "metric", *results), cells)
 
 
 def show_verdict(screen: Screen, report: Mapping[str, Any]) -> None:

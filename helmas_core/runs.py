@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from helmas_core.config import Config
-from helmas_core.errors import ConfigError
+from helmas_core.errors import CheckpointError, ConfigError
 from helmas_core.files import replacing
 
 ROOT = Path("runs")
@@ -180,6 +180,20 @@ class Run:
     def finish(self, status: str) -> None:
         """Close the manifest with `status`: "done", "interrupted" or "failed"."""
         self.note(status=status, finished=now())
+
+
+def bridge_file(path: Path) -> Path:
+    """The bridge file that `path` names: itself, or the one in a run folder."""
+    path = path.expanduser()
+    if path.is_dir() and not (path / BRIDGE).is_file():
+        raise CheckpointError(f"no {BRIDGE} in this folder", where=str(path), fix="train it first: helmas train -o DIR")
+    if path.is_dir():
+        return path / BRIDGE
+    if not path.is_file():
+        raise CheckpointError(
+            "no such file", where=str(path), fix=f"give a {BRIDGE} or a run folder (helmas runs list)"
+        )
+    return path
 
 
 def is_run(path: Path) -> bool:

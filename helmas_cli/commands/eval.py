@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,14 @@ FailUnder = Annotated[
     ),
 ]
 Bridges = Annotated[list[str], typer.Option("--bridge", metavar="PATH|REPO", help=f"{BRIDGE_HELP} Repeat to compare.")]
+LmEval = Annotated[
+    str | None,
+    typer.Option(
+        "--lm-eval", metavar="TASK[,TASK]", help="Tasks of lm-evaluation-harness instead: names, YAML files or folders."
+    ),
+]
+Shots = Annotated[int | None, typer.Option("--num-fewshot", metavar="N", min=0, help="Worked examples, for --lm-eval.")]
+HARNESS_ARMS = ["student", "teacher", "bridge", "deranged"]  # there, text is student
 AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Go on although the bridge has learnt some of the items.")
 ]
@@ -51,13 +60,23 @@ def evaluate(
     handoff: Handoff = None,
     batch: Batch = None,
     allow_overlap: AllowOverlap = False,
+    lm_eval: LmEval = None,
+    num_fewshot: Shots = None,
 ) -> int:
     """Evaluate a bridge, or several beside each other, on unseen items; pair, method and hand-off come from it."""
     from helmas_cli.load import open_bridge
 
     screen = Screen.of(common)
-    own = {"eval__arms": arms_of(arms), "eval__split": split, "eval__batch": batch, "data__handoff": handoff}
+    own: dict[str, Any] = {
+        "eval__arms": arms_of(arms),
+        "eval__split": split,
+        "eval__batch": batch,
+        "data__handoff": handoff,
+    }
     own["eval__allow_overlap"] = True if allow_overlap else None
+    if lm_eval is not None:
+        _check_harness(common, bridge, arms, split, handoff)
+        own["eval__arms"] = own["eval__arms"] or HARNESS_ARMS
     flags = flag_tree(common, "eval", **own)
     if len(bridge) > 1:
         return _evaluate_several(common, screen, flags, bridge, fail_under)
@@ -66,8 +85,11 @@ def evaluate(
     if common.dry_run:
         from helmas_cli.plan import show_plan
 
-        return show_plan(screen, "eval", config, bridge=str(path), out=common.out and str(common.out))
-    found = _evaluate(config, path, screen, bool(common.out))
+        return show_plan(screen, "eval", config, bridge=str(path), out=common.out and str(common.out), lm_eval=lm_eval)
+    if lm_eval is None:
+        found = _evaluate(config, path, screen, bool(common.out))
+    else:
+        found = _run_harness(config, path, screen, lm_eval, num_fewshot)
     reports = [report for report, _, _ in found]
     show_reports(screen, reports)
     if common.out:
@@ -141,6 +163,47 @@ def _evaluate(config: Config, path: Path, screen: Screen, diagnosed: bool) -> li
             report["manifest"]["trained_seed"] = training.get("seed")
             judged = _with_warnings(report, (one, warnings), overlap, screen)
             found.append((judged, items, _diagnose(one, pair, bridge, meter) if diagnosed else None))
+    return found
+
+
+def _check_harness(
+    common: Common, bridges: Sequence[str], arms: str | None, split: str | None, handoff: str | None
+) -> None:
+    """ConfigError for flags that a task of lm-eval has no use for, and without the extra."""
+    from helmas_core.errors import ConfigError
+    from helmas_core.lm_eval import require_harness
+
+    given = {"--dataset": common.dataset, "--split": split, "--handoff": handoff}
+    if foreign := [flag for flag, value in given.items() if value is not None]:
+        fix = f"leave {foreign[0]} out"
+        raise ConfigError(f"{foreign[0]} says nothing of a task of lm-eval", where="--lm-eval", fix=fix)
+    if "text" in (arms_of(arms) or []):
+        what = "in a task of lm-eval the student reads all that the teacher does, so text is student"
+        raise ConfigError(what, where="--arms", fix="leave text out")
+    if len(bridges) > 1:
+        raise ConfigError("tasks of lm-eval are run for one bridge", where="--bridge", fix="name one")
+    require_harness("--lm-eval")
+
+
+def _run_harness(config: Config, path: Path, screen: Screen, names: str, shots: int | None) -> list[Found]:
+    """Each task's report and items. What the tasks need is read before a model is loaded."""
+    from helmas_cli.load import check_machine, open_pair
+
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the harness draws bars whatever it is told
+    hardware = check_machine(config, screen)
+    screen.note(f"lm-eval: reading {names}")
+    from helmas_core.evaluation.harness_tasks import choose_tasks, evaluate_task
+
+    chosen = choose_tasks(names)
+    pair = open_pair(config, hardware, screen)
+    from helmas_core.bridges.artefact import load_bridge
+
+    bridge, found = load_bridge(path, pair), list[Found]()
+    with screen.progress() as meter:
+        for one in chosen:
+            report = evaluate_task(config, pair, bridge, one, shots, meter)
+            items = report.pop("items")
+            found.append((_with_warnings(report, (config, []), None, screen), items, None))
     return found
 
 

@@ -198,8 +198,8 @@ def _texts(examples: Sequence[Example]) -> list[Ids]:
 
 
 def fit(source: Ids, length: int) -> Ids:
-    """`source` cut or repeated to `length`."""
-    return (source * (length // len(source) + 1))[:length]
+    """`source` cut or repeated to `length`; nothing where there is nothing to repeat."""
+    return (source * (length // max(1, len(source)) + 1))[:length]
 
 
 def batches(examples: Sequence[Example], size: int) -> list[Batch]:
@@ -232,4 +232,5 @@ def _outwards(index: int, count: int) -> Iterator[int]:
 
 
 def _other(own: Example, donor: Example) -> bool:
-    return fit(donor.source, len(own.source)) != own.source  # one that goes on where the own source ends is no other
+    """Of another item, and not one that goes on where the own source ends."""
+    return own.item.id != donor.item.id and fit(donor.source, len(own.source)) != own.source

@@ -71,7 +71,7 @@ class Tally:
         of its batch's time; how long one waits for a single answer is measured with eval.batch = 1.
         """
         n, right = len(self.right), sum(self.right.values())
-        times: dict[str, Any] = self._times() if timed else dict.fromkeys(TIMES)
+        times: dict[str, Any] = self._times() if timed and self.seconds else dict.fromkeys(TIMES)
         return {
             "accuracy": round(right / n, 4),
             "ci": list(wilson(right, n)),
@@ -136,8 +136,21 @@ def evaluate_examples(
                 costs[arm].add(runner.ledger, group.examples, gauge.peak(), gauge.joules())
             progress.update(index * len(arms) + place + 1, arm=arm)
     progress.finish()
-    document = _document("eval", config, pair, bridge, split, examples, tallies)
-    document["costs"] = {arm: cost.summary(timed=not config.eval.reuse) for arm, cost in costs.items()}
+    spent = {arm: cost.summary(timed=not config.eval.reuse) for arm, cost in costs.items()}
+    return report_of(config, pair, bridge, split, examples, tallies, costs=spent)
+
+
+def report_of(
+    config: Config,
+    pair: Pair,
+    bridge: Bridge | None,
+    split: str,
+    examples: Sequence[Example],
+    tallies: dict[str, Tally],
+    **more: Any,
+) -> dict[str, Any]:
+    """The document of arms that have answered, with `more` in it, and every item's answers under "items"."""
+    document = {**_document("eval", config, pair, bridge, split, examples, tallies), **more}
     return {**_judged(document, config, pair, examples, tallies), "items": item_records(examples, tallies)}
 
 

@@ -40,11 +40,12 @@ def require_exact(documents: Sequence[Mapping[str, Any]]) -> None:
 def warnings_of(document: Mapping[str, Any]) -> list[str]:
     """A line for every rate in a report that puts its figures in doubt."""
     found = [inexact(document)]
+    longer = "raise the task's max_gen_toks" if "harness" in document else "raise eval.max_new_tokens"
     for name in _READERS:
         arm = document["arms"].get(name, {})
         for key, what, fix in (
             ("unparsed", "hold no answer that can be read", "look at what they say"),
-            ("truncated", "were cut off", "raise eval.max_new_tokens"),
+            ("truncated", "were cut off", longer),
         ):
             if arm.get(key, 0) > THRESHOLD:
                 found.append(f"{arm[key]:.0%} of the {name} arm's answers {what}; {fix}")

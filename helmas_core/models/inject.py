@@ -1,4 +1,4 @@
-"""Let a frozen student go on from an injected cache: forward for training, generate for answers.
+"""Let a frozen student go on from an injected cache: forward for training, generate for answers, score for likelihoods.
 
 One place builds masks and positions. New tokens are padded on the left; the mask always covers cache and new
 tokens together.
@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from helmas_core.errors import CacheError
 from helmas_core.models.backends import open_backend
-from helmas_core.models.cache import KVCache, TransformersCache, empty_cache, positions_of
+from helmas_core.models.cache import KVCache, TransformersCache, empty_cache, positions_of, read_layers
 from helmas_core.models.geometry import learned_positions
+from helmas_core.models.tokens import pad_left
 
 
 @dataclass
@@ -166,3 +167,46 @@ def _take(row: list[int], token: int, ends: Sequence[int], finished: Callable[[l
         return True
     row.append(token)
     return finished(row)
+
+
+@torch.no_grad()
+def score(
+    student: PreTrainedModel,
+    cache: KVCache | None,
+    ids: Tensor,
+    mask: Tensor,
+    continuations: Sequence[Sequence[Sequence[int]]],
+) -> list[list[tuple[float, bool]]]:
+    """(log-likelihood, whether greedy decoding would write it) of each row's `continuations` after `cache` and `ids`.
+
+    A continuation has one token or more. What they all follow is read once for each row; `cache` is left as it was.
+    """
+    filled, seen, positions = _filled(student, cache), attention_mask(cache, mask), new_positions(cache, mask)
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+    begun = _step(student, filled, ids, seen, positions, last)[:, -1].float().log_softmax(-1)
+    best = begun.argmax(-1).tolist()
+    found = [[(float(begun[row, c[0]]), c[0] == best[row]) for c in some] for row, some in enumerate(continuations)]
+    longer = [(row, place) for row, some in enumerate(continuations) for place, c in enumerate(some) if len(c) > 1]
+    places = positions if cache is None else torch.cat((cache.positions, positions), 1)
+    read = KVCache(*read_layers(filled), seen.bool(), places)
+    for begin in range(0, len(longer), len(ids)):
+        some = longer[begin : begin + len(ids)]
+        rows = torch.tensor([row for row, _ in some], device=ids.device)
+        rests = _score_rests(student, read.rows(rows), [continuations[row][place] for row, place in some])
+        for (row, place), (rest, greedy) in zip(some, rests, strict=True):
+            start, likeliest = found[row][place]
+            found[row][place] = start + rest, likeliest and greedy
+    return found
+
+
+def _score_rests(
+    student: PreTrainedModel, read: KVCache, continuations: Sequence[Sequence[int]]
+) -> list[tuple[float, bool]]:
+    """The same for all but the first token of a continuation of each row of `read`."""
+    pad, device = continuations[0][0], read.mask.device
+    ids, mask = pad_left([c[:-1] for c in continuations], pad, device)
+    targets, _ = pad_left([c[1:] for c in continuations], pad, device)
+    logits = forward(student, read, ids, mask).float().log_softmax(-1)
+    each = logits.gather(-1, targets[..., None])[..., 0].masked_fill(mask == 0, 0.0)
+    greedy = ((logits.argmax(-1) == targets) | (mask == 0)).all(1)
+    return list(zip(each.sum(1).tolist(), greedy.tolist(), strict=True))

@@ -103,8 +103,11 @@ def facts(report: Record) -> dict[str, str]:
     how = {key.replace("_", " "): manifest.get(key) for key in wanted}
     versions = manifest.get("versions") or {}
     software = ", ".join(f"{name} {versions[name]}" for name in ("helmas", "torch", "transformers") if name in versions)
+    harness = report.get("harness") or {}
+    counted = ", ".join(sorted(set((harness.get("metrics") or {}).values())))
     overlap = {name: str(value) for name, value in flat({"overlap": report.get("overlap") or {}}).items()}
-    rows = {**sides, "bridge": made, **parameters, **how, **overlap, "software": software}
+    task = {"lm-eval": harness.get("lm_eval"), "counted by": counted}
+    rows = {**sides, "bridge": made, **parameters, **how, **overlap, **task, "software": software}
     return {
         name: number(value) if not isinstance(value, str) else value
         for name, value in rows.items()

@@ -41,6 +41,7 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Core:
         "training.session": ["train_bridge"],
         "evaluation.evaluate": ["evaluate", "baseline"],
         "evaluation.inspect": ["inspect_cache"],
+        "evaluation.harness_tasks": ["choose_tasks", "evaluate_task"],
         "report.write": ["write_report"],
         "report.inspection": ["write_page", "write_figures"],
     }

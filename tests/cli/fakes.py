@@ -93,6 +93,15 @@ class Core:
         self.calls.append(("evaluate", config))
         return report(config.data.dataset, config.eval.arms) | {"items": [{"task": config.data.dataset, "id": "0"}]}
 
+    def choose_tasks(self, names: str) -> list[str]:
+        self.calls.append(("choose", names))
+        return names.split(",")
+
+    def evaluate_task(self, config: Config, pair: Any, bridge: Any, chosen: str, shots: Any, progress: Any) -> Any:
+        self.calls.append(("evaluate_task", (config, chosen, shots)))
+        results = {arm: {chosen: {"acc,none": 0.25, "f1,none": 0.5}} for arm in config.eval.arms}
+        return report(chosen, config.eval.arms) | {"items": [], "harness": {"results": results}}
+
     def baseline(self, config: Config, pair: Any, progress: Progress) -> dict[str, Any]:
         self.calls.append(("baseline", config))
         return report(config.data.dataset, ("student", "teacher")) | {"bridge": None, "contrasts": {}}

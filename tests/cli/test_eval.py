@@ -12,6 +12,7 @@ from helmas_cli.report import failures, gate, interval, number, show_report
 from helmas_cli.ui import Screen
 from helmas_core.config import ARMS
 from helmas_core.errors import ConfigError
+from helmas_core.lm_eval import main
 from tests.cli.fakes import Cli, Core, report
 
 pytestmark = pytest.mark.unit
@@ -98,6 +99,53 @@ def test_items_seen_in_training_are_named(cli: Cli, core: Core, bridge: Path) ->
         assert result.err.count("warning: the bridge was trained on items of") == sum(seen)
     whole = cli("eval", "--bridge", bridge, "--dataset", "jsonl:mine.jsonl", "--split", "all", "--json")
     assert "jsonl:mine.jsonl, split all" in whole.json["warnings"][0]
+
+
+def test_tasks_of_lm_eval_are_shown_as_ours_are(
+    cli: Cli, core: Core, bridge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helmas_core.lm_eval.find_spec", lambda name: name)
+    argv = ("eval", "--bridge", bridge, "--lm-eval", "gsm8k,./mine.yaml", "--num-fewshot", "3", "--limit", "7")
+    result = cli(*argv, "-o", "out")
+    assert result.code == 0
+    assert [name for name, _ in core.calls] == ["choose", "load_pair", "evaluate_task", "evaluate_task", "report"]
+    asked = [call for name, call in core.calls if name == "evaluate_task"]
+    assert [(chosen, shots) for _, chosen, shots in asked] == [("gsm8k", 3), ("./mine.yaml", 3)]
+    assert asked[0][0].eval.limit == 7
+    assert asked[0][0].eval.arms == ("student", "teacher", "bridge", "deranged")
+    assert [line.split() for line in result.out.splitlines() if "f1,none" in line] == [
+        ["gsm8k", "f1,none", ".500", ".500", ".500", ".500"],
+        ["./mine.yaml", "f1,none", ".500", ".500", ".500", ".500"],
+    ]
+    some = cli(*argv, "--arms", "bridge,own", "--json", "-q", "--fail-under", "bridge=.95")
+    assert (some.code, [one["dataset"] for one in some.json["reports"]]) == (3, ["gsm8k", "./mine.yaml"])
+    assert some.json["reports"][0]["arms"].keys() == {"bridge", "own"}
+
+
+def test_the_harness_own_command_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("helmas_core.lm_eval.find_spec", lambda name: None)
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("error: helmas_core.lm_eval: lm-evaluation-harness is not installed")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dataset", "relay"], "leave --dataset out"),
+        (["--split", "test"], "leave --split out"),
+        (["--arms", "text,bridge"], "text is student"),
+        ([], 'pip install "helmas[lm-eval]"'),
+    ],
+)
+def test_what_lm_eval_has_no_use_for(
+    cli: Cli, core: Core, bridge: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: str
+) -> None:
+    monkeypatch.setattr("helmas_core.lm_eval.find_spec", lambda name: None if not flags else name)
+    result = cli("eval", "--bridge", bridge, "--lm-eval", "gsm8k", *flags)
+    assert (result.code, core.calls) == (2, [])
+    assert words in result.err and len(result.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

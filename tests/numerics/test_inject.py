@@ -55,6 +55,24 @@ def test_more_padding_changes_nothing() -> None:
     assert torch.equal(wide.row(0).positions, narrow.positions)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_likelihoods_are_those_of_the_whole_text(family: str) -> None:
+    model = tiny_model(family)
+    after = [[[7], [8, 9, 10]], [[11, 12]], [[13], [14], [15, 16, 17, 18]], [[19, 20], [21, 22, 23], [24]]]
+    after[0].append(inject.generate(model, None, *pad_left([SOURCES[0] + QUERIES[0]], 0), 3).tokens[0])
+    cache = capture(model, *pad_left(SOURCES, 0))
+    found = inject.score(model, cache, *pad_left(QUERIES, 0), after)
+    assert found[0][-1][1]
+    for row, (source, query) in enumerate(zip(SOURCES, QUERIES, strict=True)):
+        for (likelihood, greedy), continuation in zip(found[row], after[row], strict=True):
+            ids = torch.tensor([source + query + continuation])
+            shares = model(ids).logits[0, -len(continuation) - 1 : -1].log_softmax(-1)
+            targets = torch.tensor(continuation)
+            assert likelihood == pytest.approx(shares.gather(1, targets[:, None]).sum().item(), abs=1e-3)
+            assert greedy == bool((shares.argmax(1) == targets).all())
+    assert inject.score(model, None, *pad_left(QUERIES, 0), after)[1][0][0] != found[1][0][0]
+
+
 def test_the_mask_covers_cache_and_new_tokens() -> None:
     model = tiny_model()
     cache = capture(model, *pad_left(SOURCES, 0))
