@@ -8,11 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from helmas_cli import completion
 from helmas_cli.options import Common, resolve
 from helmas_cli.report import interval, number, show_verdict
 from helmas_cli.ui import Screen
 
-Reports = Annotated[list[Path], typer.Argument(metavar="REPORT…", help="report.json files or run folders of eval.")]
+Reports = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="REPORT…", help="report.json files or run folders of eval.", autocompletion=completion.reports
+    ),
+]
 
 
 def pool(common: Common, reports: Reports) -> int:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from helmas_cli import completion
+from helmas_cli.examples import examples
 from helmas_cli.options import Common, with_common
 from helmas_cli.report import interval, number, show_report
 from helmas_cli.ui import Screen, printable
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
     from helmas_core.runs import Run
 
 app = typer.Typer(help="List, show, compare and remove run folders.")
-Name = Annotated[str, typer.Argument(help="Name of a run, or its folder.")]
-Names = Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their folders.")]
+Name = Annotated[str, typer.Argument(help="Name of a run, or its folder.", autocompletion=completion.runs)]
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN...", help="Names of runs, or their folders.", autocompletion=completion.runs),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -28,7 +33,7 @@ def _root(common: Common) -> Path:
     return common.out.expanduser() if common.out else ROOT
 
 
-@app.command("list")
+@app.command("list", epilog=examples("runs list"))
 @with_common
 def list_runs(common: Common) -> int:
     """The runs in ./runs (or --out), newest first."""
@@ -74,7 +79,7 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-@app.command("show")
+@app.command("show", epilog=examples("runs show"))
 @with_common
 def show_run(common: Common, name: Name) -> int:
     """One run: how it was made, and what it gave."""
@@ -96,7 +101,7 @@ def show_run(common: Common, name: Name) -> int:
     return 0
 
 
-@app.command("compare")
+@app.command("compare", epilog=examples("runs compare"))
 @with_common
 def compare(common: Common, names: Names) -> int:
     """Runs side by side: scores, what differs in their configurations, and the paired difference on shared items."""
@@ -137,7 +142,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-@app.command("rm")
+@app.command("rm", epilog=examples("runs rm"))
 @with_common
 def remove(common: Common, names: Names, yes: Yes = False) -> int:
     """Delete what runs wrote, after asking. Files of others in a run folder stay."""
