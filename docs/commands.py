@@ -35,8 +35,8 @@ def help_of(command: str) -> str:
     shown = io.StringIO()
     with patch.dict(os.environ, PLAIN), redirect_stdout(shown):
         main([*command.split(), "--help"])
-    return "\n".join(line.rstrip() for line in shown.getvalue().strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in shown.getvalue().splitlines()).strip("\n")
 
 
 def commands() -> str:
-    return "\n\n".join(f"## helmas {name}\n```text\n{help_of(name).strip()}\n```" for name in command_names())
+    return "\n\n".join(f"## helmas {name}\n```text\n{help_of(name)}\n```" for name in command_names())
