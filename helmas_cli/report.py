@@ -40,7 +40,8 @@ def show_verdict(screen: Screen, report: Mapping[str, Any]) -> None:
     if leak is not None:
         screen.print(f"reasoning that names the answer: {leak:.1%} of {report['reasoning']['items']} items")
     if report.get("verdict"):
-        screen.print(f"verdict: {report['verdict']['text']}")
+        text = report["verdict"]["text"]
+        screen.print(text if text.startswith("no verdict") else f"verdict: {text}")
 
 
 def _cost_row(name: str, cost: Mapping[str, Any]) -> list[str]:
@@ -75,9 +76,12 @@ def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
 
 
 def _contrast_row(name: str, row: Mapping[str, Any]) -> list[str]:
-    p = row.get("p")
-    rare = isinstance(p, float) and p < 0.0005
-    return [name, number(row.get("delta"), "+"), interval(row.get("ci"), "+"), "< .001" if rare else number(p)]
+    return [name, number(row.get("delta"), "+"), interval(row.get("ci"), "+"), p_value(row.get("p"))]
+
+
+def p_value(p: float | None) -> str:
+    """.062; none is ever 0."""
+    return "< .001" if p is not None and p < 0.0005 else number(p)
 
 
 def number(value: float | None, sign: str = "") -> str:

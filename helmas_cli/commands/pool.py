@@ -10,13 +10,13 @@ import typer
 
 from helmas_cli import completion
 from helmas_cli.options import Common, resolve
-from helmas_cli.report import interval, number, show_verdict
+from helmas_cli.report import interval, number, p_value, show_verdict
 from helmas_cli.ui import Screen
 
 Reports = Annotated[
     list[Path],
     typer.Argument(
-        metavar="REPORT…", help="report.json files or run folders of eval.", autocompletion=completion.reports
+        metavar="REPORT", help="report.json files or run folders of eval.", autocompletion=completion.reports
     ),
 ]
 
@@ -68,7 +68,7 @@ def _show(screen: Screen, report: dict[str, Any]) -> None:
     ]
     screen.table(("arm", "accuracy", "95 %", "sd", "each run"), rows, title)
     rows = [
-        [name, number(row["delta"], "+"), interval(row["ci"], "+"), number(row["p"])]
+        [name, number(row["delta"], "+"), interval(row["ci"], "+"), p_value(row["p"])]
         for name, row in report["contrasts"].items()
     ]
     screen.table(("contrast", "difference", "95 %", "p"), rows)

@@ -19,7 +19,10 @@ app = typer.Typer(help="List the profiles, or show what one comes to.")
 Name = Annotated[
     str | None,
     typer.Argument(
-        help="Name or file; else --profile, else the default.", show_default=False, autocompletion=completion.profiles
+        metavar="NAME",
+        help="Name or file; else --profile, else the default.",
+        show_default=False,
+        autocompletion=completion.profiles,
     ),
 ]
 

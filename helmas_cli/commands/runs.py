@@ -12,17 +12,19 @@ import typer
 from helmas_cli import completion
 from helmas_cli.examples import examples
 from helmas_cli.options import Common, with_common
-from helmas_cli.report import interval, number, show_report
+from helmas_cli.report import interval, number, p_value, show_report
 from helmas_cli.ui import Screen, printable
 
 if TYPE_CHECKING:
     from helmas_core.runs import Run
 
 app = typer.Typer(help="List, show, compare and remove run folders.")
-Name = Annotated[str, typer.Argument(help="Name of a run, or its folder.", autocompletion=completion.runs)]
+Name = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", autocompletion=completion.runs)
+]
 Names = Annotated[
     list[str],
-    typer.Argument(metavar="RUN...", help="Names of runs, or their folders.", autocompletion=completion.runs),
+    typer.Argument(metavar="RUN", help="Names of runs, or their folders.", autocompletion=completion.runs),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -133,7 +135,7 @@ def _show_comparison(screen: Screen, found: Mapping[str, Any]) -> None:
 
 
 def _paired(row: Mapping[str, Any]) -> list[str]:
-    figures = [number(row["n"]), number(row["delta"], "+"), interval(row["ci"], "+"), number(row["p"])]
+    figures = [number(row["n"]), number(row["delta"], "+"), interval(row["ci"], "+"), p_value(row["p"])]
     return [f"{row['run']} - {row['against']}", row["dataset"], *figures]
 
 
