@@ -28,10 +28,15 @@ def show_report(screen: Screen, report: Mapping[str, Any]) -> None:
     if report.get("contrasts"):
         screen.table(_CONTRAST_COLUMNS, [_contrast_row(name, row) for name, row in report["contrasts"].items()])
     if not screen.json and report.get("costs"):
-        rows = [_cost_row(name, row) for name, row in report["costs"].items()]
-        if any(any(row[1:]) for row in rows):
-            screen.table(_COST_COLUMNS, rows)
+        _show_costs(screen, [_cost_row(name, row) for name, row in report["costs"].items()])
     show_verdict(screen, report)
+
+
+def _show_costs(screen: Screen, rows: Sequence[Sequence[str]]) -> None:
+    """The columns in which any arm has something."""
+    kept = [index for index in range(1, len(_COST_COLUMNS)) if any(row[index] for row in rows)]
+    if kept:
+        screen.table([_COST_COLUMNS[i] for i in (0, *kept)], [[row[i] for i in (0, *kept)] for row in rows])
 
 
 def show_verdict(screen: Screen, report: Mapping[str, Any]) -> None:
@@ -65,7 +70,9 @@ def show_reports(screen: Screen, reports: Sequence[Mapping[str, Any]]) -> None:
     if screen.json:
         screen.document(document_of(reports))
         return
-    for report in reports:
+    for index, report in enumerate(reports):
+        if index:
+            screen.print()
         show_report(screen, report)
 
 

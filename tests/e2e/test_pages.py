@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import shlex
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -35,25 +36,29 @@ def test_every_command_on_the_pages_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def run(line: str, block: Block) -> None:
-    """One line of a block: `helmas …`, alone, after `echo TEXT |`, or before `> FILE`."""
+    """One line of a block: `helmas …`, alone or after `echo TEXT |`."""
     words = shlex.split(line, comments=True)
     said = ""
     if words[0] == "echo" and words[2:3] == ["|"]:
         said, words = words[1] + "\n", words[3:]
     assert words[0] == "helmas", f"{block.place}: cannot be run here: {line}"
-    argv = words[1:] + SHORTER.get(words[1], [])
-    if block.note == "dry-run":
-        stand_in(argv)
-        argv.append("--dry-run")
-    out, err = io.StringIO(), io.StringIO()
+    argv, out, err = words[1:] + SHORTER.get(words[1], []), io.StringIO(), io.StringIO()
+    dry = block.note == "dry-run"
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr("sys.stdin", io.StringIO(said))
-        code = main(argv)
+        with stand_in(argv) if dry else nullcontext():
+            code = main([*argv, "--dry-run"] if dry else argv)
     assert code == 0, f"{block.place}: {line}\n{err.getvalue()[-500:]}"
     assert out.getvalue().strip(), f"{block.place}: {line} printed nothing"
 
 
-def stand_in(argv: list[str]) -> None:
-    """A dry run trains nothing, so that the bridge it names is the first one's."""
-    if "--bridge" in argv and not (named := Path(argv[argv.index("--bridge") + 1])).exists():
+@contextmanager
+def stand_in(argv: list[str]) -> Iterator[None]:
+    """A dry run trains nothing: while it looks, the bridge that it names is the first one's."""
+    named = Path(argv[argv.index("--bridge") + 1]) if "--bridge" in argv else Path("runs/first")
+    made = not named.exists()
+    if made:
         shutil.copytree("runs/first", named)
+    yield
+    if made:
+        shutil.rmtree(named)

@@ -6,6 +6,7 @@ import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -13,14 +14,17 @@ from typer.core import TyperGroup
 
 from docs.keys import TABLES
 from docs.pages import fresh, pages
+from docs.still import still
 from helmas_cli.app import app
 from helmas_cli.examples import EXAMPLES
 from helmas_core import config
 from helmas_core.bridges.registry import METHODS
 from helmas_core.config import Config, Section, load_config
+from tests.cli.fakes import report
 from tests.pages import PAGES, ROOT, blocks, spans
 
 pytestmark = pytest.mark.unit
+README = (ROOT / "README.md").read_text("utf-8")
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 UNTESTED = [("docs/quick-start.md", "python3 -m venv .venv"), ("README.md", "make demo")]
 KEY = re.compile(r"(?:pair|bridge|train|data|eval|hardware)\.[a-z_]+(?=$| = |=)")
@@ -121,3 +125,41 @@ def test_links_lead_somewhere(page: Path) -> None:
 def slug(heading: str) -> str:
     """What a heading's anchor is called."""
     return re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower()).replace(" ", "-")
+
+
+STILL = ROOT / "docs/assets/eval.svg"
+
+
+def test_the_still_is_small_and_fetches_nothing() -> None:
+    drawn = STILL.read_text("utf-8")
+    assert len(drawn.encode()) < 100_000
+    assert re.findall(r"url\((?!#)[^)]*\)|(?:href|src)=", drawn) == []
+    ElementTree.fromstring(drawn)
+
+
+def test_the_still_shows_what_the_table_of_the_readme_says() -> None:
+    shown = written(STILL.read_text("utf-8"))
+    rows = re.findall(r"^\| \**`(\w+)`\** \| [^|]+ \| \**([\d.]+)\** \[([\d.]+), ([\d.]+)\] \|$", README, re.MULTILINE)
+    assert [row[0] for row in rows] == ["student", "teacher", "text", "bridge", "deranged", "own"]
+    for arm, accuracy, low, high in rows:
+        assert [arm, accuracy, low, "…", high] in [line.split()[:5] for line in shown], arm
+
+
+def test_a_still_is_what_the_terminal_shows() -> None:
+    made = {**report("relay"), "verdict": {"text": "as good as text"}}
+    shown = "\n".join(" ".join(line.split()) for line in written(still(made, "helmas eval --bridge runs/it")))
+    for words in (
+        "$ helmas eval --bridge runs/it",
+        "relay · test · n = 40",
+        "bridge-deranged",
+        "verdict: as good as text",
+    ):
+        assert words in shown
+
+
+def written(drawn: str) -> list[str]:
+    """The lines of a still, from top to bottom."""
+    lines: dict[float, str] = {}
+    for piece in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text"):
+        lines[float(piece.attrib["y"])] = lines.get(float(piece.attrib["y"]), "") + f" {piece.text}"
+    return [text.replace("\xa0", " ").rstrip() for _, text in sorted(lines.items())]
