@@ -28,6 +28,7 @@ from helmas_cli.commands import (
     train,
 )
 from helmas_cli.commands import eval as evaluate
+from helmas_cli.examples import OVERVIEW, examples
 from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.options import with_common
 from helmas_cli.ui import one_line
@@ -40,18 +41,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command("baseline")(with_common(baseline.baseline))
-app.command("train")(with_common(train.train))
-app.command("eval")(with_common(evaluate.evaluate))
-app.command("compare")(with_common(compare.compare))
-app.command("chat")(with_common(chat.chat))
-app.command("inspect-cache")(with_common(inspect_cache.inspect_cache))
-app.command("doctor")(with_common(doctor.doctor))
-app.command("plot")(with_common(plot.plot))
-app.command("overlap")(with_common(overlap.overlap))
-app.command("pool")(with_common(pool.pool))
-app.command("push")(with_common(push.push))
-app.command("pull")(with_common(pull.pull))
+app.command("baseline", epilog=examples("baseline"))(with_common(baseline.baseline))
+app.command("train", epilog=examples("train"))(with_common(train.train))
+app.command("eval", epilog=examples("eval"))(with_common(evaluate.evaluate))
+app.command("chat", epilog=examples("chat"))(with_common(chat.chat))
+app.command("inspect-cache", epilog=examples("inspect-cache"))(with_common(inspect_cache.inspect_cache))
+app.command("compare", epilog=examples("compare"))(with_common(compare.compare))
+app.command("doctor", epilog=examples("doctor"))(with_common(doctor.doctor))
+app.command("plot", epilog=examples("plot"))(with_common(plot.plot))
+app.command("overlap", epilog=examples("overlap"))(with_common(overlap.overlap))
+app.command("pool", epilog=examples("pool"))(with_common(pool.pool))
+app.command("push", epilog=examples("push"))(with_common(push.push))
+app.command("pull", epilog=examples("pull"))(with_common(pull.pull))
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(runs.app, name="runs")
 
@@ -72,7 +73,7 @@ def root(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None and not version:
-        typer.echo(context.get_help())
+        typer.echo(OVERVIEW)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

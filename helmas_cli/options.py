@@ -11,23 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from helmas_cli import completion
+
 if TYPE_CHECKING:
     from helmas_core.config import Config
 
 _PANEL = "Common flags"
-
-
-def _profiles(incomplete: str) -> list[str]:
-    from helmas_core.config import profile_names
-
-    return [name for name in profile_names() if name.startswith(incomplete)]
-
-
-def _arms(incomplete: str) -> list[str]:
-    from helmas_core.config import ARMS, CONTROLS
-
-    before, comma, last = incomplete.rpartition(",")
-    return [before + comma + arm for arm in ARMS + CONTROLS if arm.startswith(last)]
 
 
 def _common(*names: str, **settings: Any) -> Any:
@@ -40,19 +29,38 @@ class Common:
 
     profile: Annotated[
         list[str],
-        _common("--profile", "-p", metavar="NAME|FILE", help="Profile; repeat to layer.", autocompletion=_profiles),
+        _common(
+            "--profile",
+            "-p",
+            metavar="NAME|FILE",
+            help="Profile; repeat to layer.",
+            autocompletion=completion.profiles,
+        ),
     ] = field(default_factory=list)
     sets: Annotated[
-        list[str], _common("--set", "-s", metavar="KEY=VALUE", help="One key over the profiles, as in train.batch=4.")
+        list[str],
+        _common(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="One key over the profiles, as in train.batch=4.",
+            autocompletion=completion.keys,
+        ),
     ] = field(default_factory=list)
     out: Annotated[Path | None, _common("--out", "-o", metavar="DIR", help="Folder for what the command writes.")] = (
         None
     )
-    dataset: Annotated[str | None, _common("--dataset", metavar="NAME[,NAME]", help="Task names, or jsonl:PATH.")] = (
-        None
-    )
+    dataset: Annotated[
+        str | None,
+        _common(
+            "--dataset",
+            metavar="NAME[,NAME]",
+            help="Task names, or jsonl:PATH.",
+            autocompletion=completion.datasets,
+        ),
+    ] = None
     data_dir: Annotated[
-        Path | None, _common("--data-dir", metavar="DIR", help="Local data first: DIR/<dataset>/<split>.jsonl.")
+        Path | None, _common("--data-dir", metavar="DIR", help="Local data first, as in DIR/gsm8k/test.jsonl.")
     ] = None
     limit: Annotated[int | None, _common("--limit", metavar="N", min=1, help="At most N items.")] = None
     seed: Annotated[int | None, _common("--seed", metavar="N", min=0, help="Seed of everything random.")] = None
@@ -65,18 +73,19 @@ class Common:
 
 
 BRIDGE_HELP = "A bridge.safetensors, its run folder, or OWNER/NAME of a shared one."
-Bridge = Annotated[str, typer.Option("--bridge", metavar="PATH|REPO", help=BRIDGE_HELP)]
-MaybeBridge = Annotated[str | None, typer.Option("--bridge", metavar="PATH|REPO", help=BRIDGE_HELP)]
+_BRIDGE: Any = typer.Option("--bridge", metavar="PATH|REPO", help=BRIDGE_HELP, autocompletion=completion.bridges)
+Bridge = Annotated[str, _BRIDGE]
+MaybeBridge = Annotated[str | None, _BRIDGE]
 Repo = Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME or its page on the hub, or a folder: ./folder.")]
 Revision = Annotated[str | None, typer.Option("--revision", metavar="NAME", help="A branch; to pull, also a commit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Arms = Annotated[
-    str | None, typer.Option("--arms", metavar="A,B", help="Arms to run, by commas.", autocompletion=_arms)
+    str | None, typer.Option("--arms", metavar="A,B", help="Arms to run, by commas.", autocompletion=completion.arms)
 ]
 Split = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Split of the data set.")]
 Handoff = Annotated[
     Literal["prompt", "reasoning", "latent"] | None,
-    typer.Option("--handoff", help="What the teacher reads and hands over."),
+    typer.Option("--handoff", metavar="HOW", help="What is handed over: prompt, reasoning or latent."),
 ]
 Batch = Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Items at once.")]
 

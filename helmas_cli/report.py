@@ -28,9 +28,7 @@ def show_report(screen: Screen, report: Mapping[str, Any]) -> None:
     if report.get("contrasts"):
         screen.table(_CONTRAST_COLUMNS, [_contrast_row(name, row) for name, row in report["contrasts"].items()])
     if not screen.json and report.get("costs"):
-        rows = [_cost_row(name, row) for name, row in report["costs"].items()]
-        if any(any(row[1:]) for row in rows):
-            screen.table(_COST_COLUMNS, rows)
+        _show_costs(screen, [_cost_row(name, row) for name, row in report["costs"].items()])
     if report.get("harness"):
         _show_harness(screen, report["harness"]["results"])
     show_verdict(screen, report)
@@ -43,13 +41,21 @@ def _show_harness(screen: Screen, results: Mapping[str, Any]) -> None:
     screen.table(("lm-eval", "metric", *results), cells)
 
 
+def _show_costs(screen: Screen, rows: Sequence[Sequence[str]]) -> None:
+    """The columns in which any arm has something."""
+    kept = [index for index in range(1, len(_COST_COLUMNS)) if any(row[index] for row in rows)]
+    if kept:
+        screen.table([_COST_COLUMNS[i] for i in (0, *kept)], [[row[i] for i in (0, *kept)] for row in rows])
+
+
 def show_verdict(screen: Screen, report: Mapping[str, Any]) -> None:
     """How much the reasoning gives away, and what the report says in plain words."""
     leak = (report.get("reasoning") or {}).get("names_answer")
     if leak is not None:
         screen.print(f"reasoning that names the answer: {leak:.1%} of {report['reasoning']['items']} items")
     if report.get("verdict"):
-        screen.print(f"verdict: {report['verdict']['text']}")
+        text = report["verdict"]["text"]
+        screen.print(text if text.startswith("no verdict") else f"verdict: {text}")
 
 
 def _cost_row(name: str, cost: Mapping[str, Any]) -> list[str]:
@@ -73,7 +79,9 @@ def show_reports(screen: Screen, reports: Sequence[Mapping[str, Any]]) -> None:
     if screen.json:
         screen.document(document_of(reports))
         return
-    for report in reports:
+    for index, report in enumerate(reports):
+        if index:
+            screen.print()
         show_report(screen, report)
 
 
@@ -96,9 +104,12 @@ def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
 
 
 def _contrast_row(name: str, row: Mapping[str, Any]) -> list[str]:
-    p = row.get("p")
-    rare = isinstance(p, float) and p < 0.0005
-    return [name, number(row.get("delta"), "+"), interval(row.get("ci"), "+"), "< .001" if rare else number(p)]
+    return [name, number(row.get("delta"), "+"), interval(row.get("ci"), "+"), p_value(row.get("p"))]
+
+
+def p_value(p: float | None) -> str:
+    """.062; none is ever 0."""
+    return "< .001" if p is not None and p < 0.0005 else number(p)
 
 
 def number(value: float | None, sign: str = "") -> str:

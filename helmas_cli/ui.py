@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from shutil import get_terminal_size
 from threading import Event
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
@@ -16,12 +17,15 @@ from helmas_core.plain import harmless, printable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
+    from rich.table import Table
     from rich.text import Text
 
     from helmas_cli.options import Common
 
 LINE_SECONDS = 5.0
 PIPE_WIDTH = 1000  # Rich would fold tables at 80 columns in a pipe
+PROSE_WIDTH = 30  # the last column of a text table folds at words, down to this
+_BETWEEN, _AROUND = 2, 6  # blanks between columns; around two of them
 _SHADES = " .:-=+*#%@"
 _FORMATS = {"loss": "loss {:.4g}", "tokens_per_second": "{:,.0f} tokens/s", "memory_gib": "{:.1f} GiB"}
 
@@ -33,8 +37,15 @@ def one_line(text: str) -> str:
 def console(stream: IO[str]) -> Console:
     from rich.console import Console
 
-    width = None if stream.isatty() else PIPE_WIDTH
-    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    size: Any = {} if stream.isatty() else {"width": PIPE_WIDTH}
+    if stream.isatty() and is_dumb():  # Rich would take 80 columns, whatever is there
+        size = dict(zip(("width", "height"), get_terminal_size(), strict=True))
+    return Console(file=stream, markup=False, emoji=False, highlight=False, **size)
+
+
+def is_dumb() -> bool:
+    """Whether the terminal knows no escape codes: no style, no bars that are drawn again and again."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
 
 
 class Screen:
@@ -64,7 +75,7 @@ class Screen:
         """One line on stderr, dimmed on a terminal, unless quiet."""
         if self.quiet:
             return
-        dim = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        dim = sys.stderr.isatty() and "NO_COLOR" not in os.environ and not is_dumb()
         sys.stderr.write(f"\x1b[2m{one_line(text)}\x1b[0m\n" if dim else one_line(text) + "\n")
         sys.stderr.flush()
 
@@ -74,16 +85,24 @@ class Screen:
             sys.stderr.write(printable(line) + "\n")
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "", left: bool = False) -> None:
-        """A table on stdout; the first column is text, the others are figures, or text too if `left`."""
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
+        """A table on stdout; the first column is text, the others are figures, or text too if `left`.
 
-        table = Table(title=printable(title) or None, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index and not left else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(printable("" if cell is None else str(cell)) for cell in row))
-        console(sys.stdout).print(table)
+        Where it is too wide its columns go on below, each time after the first one: no figure is ever cut in two.
+        """
+        cells = [[printable("" if cell is None else str(cell)) for cell in row] for row in rows]
+        out, widths = console(sys.stdout), _widths([list(columns), *cells])
+        if left:
+            widths[-1] = min(widths[-1], PROSE_WIDTH)
+        for group in column_groups(widths, out.width):
+            table = _table(title)
+            for index in group:
+                whole = widths[0] + widths[index] + _AROUND <= out.width and not (left and index == len(columns) - 1)
+                justify = "right" if index and not left else "left"
+                table.add_column(columns[index], justify=justify, overflow="fold", no_wrap=whole)
+            for row in cells:
+                table.add_row(*(row[index] for index in group))
+            out.print(table)
+            title = ""
 
     def pairs(self, rows: Mapping[str, Any]) -> None:
         """Names and values, one a line."""
@@ -98,16 +117,44 @@ class Screen:
         wide = 2 if 2 * max(map(len, matrix), default=0) + 5 <= out.width else 1
         self.print(f"{title} (row: student layer, column: teacher layer, brightest: {top:.3g})")
         for layer, row in enumerate(matrix):
-            out.print(_cells(layer, [value / top for value in row], wide, coloured=out.color_system is not None))
+            coloured = out.color_system is not None and not out.no_color
+            out.print(_cells(layer, [value / top for value in row], wide, coloured))
 
     @contextmanager
     def progress(self) -> Iterator[Meter]:
         """The meter that suits stderr; it is always closed."""
-        meter = Meter(self) if self.quiet else BarMeter(self) if sys.stderr.isatty() else LineMeter(self)
+        bars = sys.stderr.isatty() and not is_dumb()
+        meter = Meter(self) if self.quiet else BarMeter(self) if bars else LineMeter(self)
         try:
             yield meter
         finally:
             meter.close()
+
+
+def _table(title: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(title=printable(title) or None, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """What each column takes on a terminal."""
+    from rich.cells import cell_len
+
+    return [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+
+
+def column_groups(widths: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Which columns stand side by side: as many as there is room for, and the first one in every group."""
+    group, taken = [0], widths[0] + _AROUND
+    for index, width in enumerate(widths[1:], 1):
+        if len(group) > 1 and taken + width > room:
+            yield group
+            group, taken = [0], widths[0] + _AROUND
+        group.append(index)
+        taken += width + _BETWEEN
+    yield group
 
 
 def _cells(layer: int, row: Sequence[float], wide: int, coloured: bool) -> Text:

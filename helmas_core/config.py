@@ -33,15 +33,15 @@ class Section(BaseModel):
 class GeometryConfig(Section):
     """A model's shape as a profile ships it, so that `doctor` answers without the model."""
 
-    model_type: str
-    layers: Positive
-    attention_heads: Positive
-    kv_heads: Positive
-    head_dim: Positive
-    hidden_size: Positive
-    vocab_size: Positive
-    rope_theta: float | None = None
-    parameters: Positive
+    model_type: str = Field(description="the family, as in a model's config.json")
+    layers: Positive = Field(description="decoder layers")
+    attention_heads: Positive = Field(description="query heads of a layer")
+    kv_heads: Positive = Field(description="key and value heads of a layer")
+    head_dim: Positive = Field(description="channels of a head")
+    hidden_size: Positive = Field(description="width of the states between layers")
+    vocab_size: Positive = Field(description="words of the output")
+    rope_theta: float | None = Field(default=None, description="base of the rotary angles")
+    parameters: Positive = Field(description="how many the model has")
 
 
 class PairGeometry(Section):
@@ -52,14 +52,23 @@ class PairGeometry(Section):
 class PairConfig(Section):
     """Teacher and student: a hub id, a local folder, a `.gguf` file, or `lab:teacher` / `lab:student`."""
 
-    teacher: str = "Qwen/Qwen3-8B"
-    student: str = "Qwen/Qwen3-1.7B"
-    teacher_revision: str | None = None
-    student_revision: str | None = None
+    teacher: str = Field(
+        default="Qwen/Qwen3-8B",
+        description="what reads and thinks: a hub id, a local folder, a .gguf file, or lab:teacher",
+    )
+    student: str = Field(default="Qwen/Qwen3-1.7B", description="what answers: likewise, or lab:student")
+    teacher_revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
+    student_revision: str | None = Field(default=None, description="likewise")
     teacher_bits: Literal[4] | None = Field(default=None, description="load the teacher's weights in so many bits")
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    geometry: PairGeometry | None = None
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        default="auto", description="of both models; auto: bf16 or fp16 on a GPU, fp32 on a CPU"
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        default="auto", description="attention backend; auto: flash attention where it can be used, else sdpa"
+    )
+    geometry: PairGeometry | None = Field(
+        default=None, description="shapes that ship with a profile, so that doctor answers without the models"
+    )
 
 
 class BridgeSection(BaseModel):
@@ -67,7 +76,7 @@ class BridgeSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    method: str = "helmas"
+    method: str = Field(default="helmas", description="what translates: see methods.md")
     mode: Literal["replace", "fuse"] | None = Field(default=None, description="None: the method's first")
     student: Literal["frozen", "lora", "full"] | None = Field(
         default=None, description="what of the student is trained with the bridge; None: a LoRA if student_lora is set"
@@ -95,30 +104,41 @@ class BridgeSection(BaseModel):
 class StageConfig(Section):
     """One stretch of training: its steps, its weighted losses, and what differs from `[train]`."""
 
-    name: str
-    steps: Positive
-    losses: dict[Loss, Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    batch: Positive | None = None
+    name: str = Field(description="what logs call it")
+    steps: Positive = Field(description="updates in it")
+    losses: dict[Loss, Annotated[float, Field(gt=0)]] = Field(
+        min_length=1, description="weights of the losses that it learns from"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="in place of train.learning_rate"
+    )
+    batch: Positive | None = Field(default=None, description="in place of train.batch")
 
 
 class TrainConfig(Section):
-    stages: tuple[StageConfig, ...] = (
-        StageConfig(name="warm", steps=500, losses={"cache_mse": 1.0}),
-        StageConfig(name="functional", steps=1500, losses={"attention": 1.0, "ce": 1.0}),
+    stages: tuple[StageConfig, ...] = Field(
+        default=(
+            StageConfig(name="warm", steps=500, losses={"cache_mse": 1.0}),
+            StageConfig(name="functional", steps=1500, losses={"attention": 1.0, "ce": 1.0}),
+        ),
+        description="stretches of training, one after another, each with its own losses",
     )
     steps: Positive | None = Field(default=None, description="total steps; stages shrink or grow in proportion")
-    batch: Positive = 8
-    accumulate: Positive = 1
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch: Positive = Field(default=8, description="items of a step")
+    accumulate: Positive = Field(default=1, description="batches of which the gradients make one update")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="the highest, after warming up")
     student_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="of a student that is trained along, in proportion; None: as the bridge"
     )
-    warmup: Fraction = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    seed: int = 0
-    allow_test_split: bool = False
+    warmup: Fraction = Field(default=0.05, description="share of a stage's steps in which the rate rises")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of AdamW")
+    clip: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="longest gradient; longer ones are shortened to it"
+    )
+    seed: int = Field(default=0, description="of everything random")
+    allow_test_split: bool = Field(
+        default=False, description="train on a split called test, or on items of the one that is evaluated"
+    )
     allow_overlap: bool = Field(default=False, description="train although validation items are among what is learnt")
     shuffled: bool = Field(
         default=False, description="a control: learn each item's answer with another item's teacher cache"
@@ -127,16 +147,20 @@ class TrainConfig(Section):
         default=256, description="items that statistics and the closed-form start are fitted on"
     )
     continuation: Fraction = Field(default=0.0, description="share of functional batches that continue the source text")
-    continuation_tokens: Annotated[int, Field(ge=2)] = 64
-    eval_every: Positive = 1000
-    eval_samples: Annotated[int, Field(ge=0)] = 50
-    checkpoint_every: Positive = 500
-    log_every: Positive = 10
+    continuation_tokens: Annotated[int, Field(ge=2)] = Field(default=64, description="how far a continuation goes")
+    eval_every: Positive = Field(default=1000, description="steps between validations")
+    eval_samples: Annotated[int, Field(ge=0)] = Field(
+        default=50, description="items of each data set that a validation asks; 0: none"
+    )
+    checkpoint_every: Positive = Field(default=500, description="steps between checkpoints")
+    log_every: Positive = Field(default=10, description="steps between lines of metrics.jsonl")
     tracker: Literal["tensorboard", "wandb", "trackio"] | None = Field(
         default=None, description="follow the run in another program too; each is an extra of this package"
     )
-    compile: bool = False
-    amp: Literal["off", "bf16", "fp16"] = "off"
+    compile: bool = Field(default=False, description="let torch compile the bridge")
+    amp: Literal["off", "bf16", "fp16"] = Field(
+        default="off", description="autocast of training; the bridge's weights stay fp32"
+    )
     state_gib: Annotated[float, Field(ge=0)] = Field(
         default=4.0, description="memory for teacher states kept between epochs"
     )
@@ -169,16 +193,27 @@ class DataConfig(Section):
     mix: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
         default=None, description="what training draws from in place of `dataset`: a weight for each source, 0 for none"
     )
-    split: str = "train"
-    limit: Positive | None = None
-    data_dir: Path | None = None
-    handoff: Literal["prompt", "reasoning", "latent"] = "reasoning"
+    split: str = Field(default="train", description="what training draws from")
+    limit: Positive | None = Field(default=None, description="at most so many items of each source")
+    data_dir: Path | None = Field(
+        default=None, description="read DIR/DATASET/SPLIT.jsonl before the hub; else HELMAS_DATA"
+    )
+    handoff: Literal["prompt", "reasoning", "latent"] = Field(
+        default="reasoning",
+        description="what the cache holds beside the prompt: nothing, written reasoning, or thoughts without words",
+    )
     latent_steps: Positive = Field(default=8, description="thoughts without words that a latent hand-off adds")
-    reasoning: Literal["gold", "generate"] = "gold"
-    reasoning_tokens: Positive = 320
+    reasoning: Literal["gold", "generate"] = Field(
+        default="gold", description="whose reasoning is handed over: the data set's, or what the teacher writes"
+    )
+    reasoning_tokens: Positive = Field(default=320, description="how much the teacher may write")
     cut_last_step: bool = Field(default=False, description="take the step that states the result off the reasoning")
-    max_source_tokens: Positive = 2048
-    chat_template: bool = True
+    max_source_tokens: Positive = Field(
+        default=2048, description="longer sources are left out of training and refused in evaluation"
+    )
+    chat_template: bool = Field(
+        default=True, description="write prompts in the models' own chat format, where they have one"
+    )
     scaffold: Literal["default", "plain"] = Field(
         default="default", description="the words around question and answer; a result should not hang on them"
     )
@@ -210,24 +245,29 @@ class EvalConfig(Section):
             "zero", "filler", "k_only", "v_only", "shuffle_k", "moment_matched", "disabled",
         ],
         ...,
-    ] = ARMS  # fmt: skip
-    split: str = "test"
-    limit: Positive | None = 200
-    batch: Positive = 8
-    max_new_tokens: Positive = 32
+    ] = Field(default=ARMS, description="which arms run")  # fmt: skip
+    split: str = Field(default="test", description="what is evaluated")
+    limit: Positive | None = Field(default=200, description="at most so many items of each data set")
+    batch: Positive = Field(default=8, description="items at once")
+    max_new_tokens: Positive = Field(default=32, description="how long an answer may be")
     reuse: bool = Field(
         default=False, description="read each source once for all arms, or find it in train.store; times are left out"
     )
-    baseline_tokens: Positive = 400
+    baseline_tokens: Positive = Field(
+        default=400,
+        description="how much a model alone may write where a task asks for reasoning; also an answer in chat",
+    )
     minimum_n: Positive = Field(default=50, description="fewer items than this get no verdict")
     allow_overlap: bool = Field(default=False, description="evaluate although the bridge has learnt some of the items")
     allow_inexact: bool = Field(default=False, description="warn, not fail, where own and text differ by a token")
 
 
 class HardwareConfig(Section):
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where both models and the bridge compute"
+    )
     min_gpu_gib: Annotated[float, Field(ge=0)] = Field(default=0.0, description="0: no GPU needed")
-    threads: Positive | None = None
+    threads: Positive | None = Field(default=None, description="CPU threads; else torch's own choice")
 
 
 class Config(Section):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from helmas_cli import completion
 from helmas_cli.options import (
     BRIDGE_HELP,
     Arms,
@@ -37,7 +38,12 @@ FailUnder = Annotated[
         "--fail-under", metavar="GATE", help="Exit 3 below .9 (bridge), bridge-deranged=.2 or bridge/text=.95."
     ),
 ]
-Bridges = Annotated[list[str], typer.Option("--bridge", metavar="PATH|REPO", help=f"{BRIDGE_HELP} Repeat to compare.")]
+Bridges = Annotated[
+    list[str],
+    typer.Option(
+        "--bridge", metavar="PATH|REPO", help=f"{BRIDGE_HELP} Repeat to compare.", autocompletion=completion.bridges
+    ),
+]
 LmEval = Annotated[
     str | None,
     typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from helmas_cli import completion
 from helmas_cli.options import Common, Handoff, MaybeBridge, flag_tree, resolve
 from helmas_cli.report import number
 from helmas_cli.ui import Screen
@@ -36,7 +37,13 @@ ReadText = Annotated[
 ]
 Item = Annotated[str | None, typer.Option("--item", metavar="ID", help="An item of --dataset, by its id.")]
 Against = Annotated[
-    str | None, typer.Option("--against", metavar="OTHER", help="Compare with another bridge, or another item's cache.")
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="OTHER",
+        help="Compare with another bridge, or another item's cache.",
+        autocompletion=completion.bridges,
+    ),
 ]
 Png = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Figures, as FILE-k.png and so on.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="One page with everything in it.")]

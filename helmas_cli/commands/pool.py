@@ -8,12 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from helmas_cli import completion
 from helmas_cli.options import Common, resolve
-from helmas_cli.report import interval, number, show_verdict
+from helmas_cli.report import interval, number, p_value, show_verdict
 from helmas_cli.ui import Screen
 
 Reports = Annotated[
-    list[str], typer.Argument(metavar="REPORT…", help="report.json files, run folders of eval, or OWNER/NAME.")
+    list[str],
+    typer.Argument(
+        metavar="REPORT",
+        help="report.json files, run folders of eval, or OWNER/NAME.",
+        autocompletion=completion.reports,
+    ),
 ]
 
 
@@ -66,7 +72,7 @@ def _show(screen: Screen, report: dict[str, Any]) -> None:
     ]
     screen.table(("arm", "accuracy", "95 %", "sd", "each run"), rows, title)
     rows = [
-        [name, number(row["delta"], "+"), interval(row["ci"], "+"), number(row["p"])]
+        [name, number(row["delta"], "+"), interval(row["ci"], "+"), p_value(row["p"])]
         for name, row in report["contrasts"].items()
     ]
     screen.table(("contrast", "difference", "95 %", "p"), rows)

@@ -10,14 +10,24 @@ from typing import Annotated, Any
 
 import typer
 
+from helmas_cli import completion
+from helmas_cli.examples import examples
 from helmas_cli.options import Common, flag_tree, resolve, with_common
 from helmas_cli.ui import Screen
 
 app = typer.Typer(help="List the profiles, or show what one comes to.")
-Name = Annotated[str | None, typer.Argument(help="Name or file; else --profile, else the default.", show_default=False)]
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="Name or file; else --profile, else the default.",
+        show_default=False,
+        autocompletion=completion.profiles,
+    ),
+]
 
 
-@app.command("list")
+@app.command("list", epilog=examples("profiles list"))
 @with_common
 def list_profiles(common: Common) -> int:
     """The shipped profiles, each with its pair."""
@@ -46,7 +56,7 @@ def about(path: Path) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
-@app.command("show")
+@app.command("show", epilog=examples("profiles show"))
 @with_common
 def show_profile(common: Common, name: Name = None) -> int:
     """Every key of the configuration that the profiles, --set and flags come to, as TOML."""

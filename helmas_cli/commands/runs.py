@@ -8,17 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from helmas_cli import completion
 from helmas_cli.ask import agreed
+from helmas_cli.examples import examples
 from helmas_cli.options import Common, Yes, with_common
-from helmas_cli.report import interval, number, show_report
+from helmas_cli.report import interval, number, p_value, show_report
 from helmas_cli.ui import Screen
 
 if TYPE_CHECKING:
     from helmas_core.runs import Run
 
 app = typer.Typer(help="List, show, compare and remove run folders.")
-Name = Annotated[str, typer.Argument(help="Name of a run, or its folder.")]
-Names = Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs, or their folders.")]
+Name = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", autocompletion=completion.runs)
+]
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN", help="Names of runs, or their folders.", autocompletion=completion.runs),
+]
 
 
 def _root(common: Common) -> Path:
@@ -27,7 +34,7 @@ def _root(common: Common) -> Path:
     return common.out.expanduser() if common.out else ROOT
 
 
-@app.command("list")
+@app.command("list", epilog=examples("runs list"))
 @with_common
 def list_runs(common: Common) -> int:
     """The runs in ./runs (or --out), newest first."""
@@ -73,7 +80,7 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-@app.command("show")
+@app.command("show", epilog=examples("runs show"))
 @with_common
 def show_run(common: Common, name: Name) -> int:
     """One run: how it was made, and what it gave."""
@@ -95,7 +102,7 @@ def show_run(common: Common, name: Name) -> int:
     return 0
 
 
-@app.command("compare")
+@app.command("compare", epilog=examples("runs compare"))
 @with_common
 def compare(common: Common, names: Names) -> int:
     """Runs side by side: scores, what differs in their configurations, and the paired difference on shared items."""
@@ -127,7 +134,7 @@ def _show_comparison(screen: Screen, found: Mapping[str, Any]) -> None:
 
 
 def _paired(row: Mapping[str, Any]) -> list[str]:
-    figures = [number(row["n"]), number(row["delta"], "+"), interval(row["ci"], "+"), number(row["p"])]
+    figures = [number(row["n"]), number(row["delta"], "+"), interval(row["ci"], "+"), p_value(row["p"])]
     return [f"{row['run']} - {row['against']}", row["dataset"], *figures]
 
 
@@ -136,7 +143,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-@app.command("rm")
+@app.command("rm", epilog=examples("runs rm"))
 @with_common
 def remove(common: Common, names: Names, yes: Yes = False) -> int:
     """Delete what runs wrote, after asking. Files of others in a run folder stay."""

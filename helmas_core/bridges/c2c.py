@@ -23,10 +23,12 @@ from helmas_core.models.geometry import Geometry
 
 
 class C2COptions(Section):
-    hidden: Annotated[int, Field(ge=1)] = 1024
-    depth: Annotated[int, Field(ge=2, le=8)] = 3
-    first_temperature: Annotated[float, Field(gt=0)] = 1.0
-    last_temperature: Annotated[float, Field(gt=0)] = 0.001
+    hidden: Annotated[int, Field(ge=1)] = Field(default=1024, description="width of the joint trunk")
+    depth: Annotated[int, Field(ge=2, le=8)] = Field(default=3, description="linear maps from input to projection")
+    first_temperature: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="of the gates when training begins"
+    )
+    last_temperature: Annotated[float, Field(gt=0)] = Field(default=0.001, description="of the gates when it ends")
 
 
 class C2CBridge(StandardBridge):

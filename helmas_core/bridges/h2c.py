@@ -22,9 +22,15 @@ from helmas_core.models.geometry import Geometry
 
 
 class H2COptions(Section):
-    heads: Annotated[int, Field(ge=1)] = 16
-    expansion: Annotated[float, Field(gt=0)] = 4.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    heads: Annotated[int, Field(ge=1)] = Field(
+        default=16, description="attention heads; fewer where they do not divide the width"
+    )
+    expansion: Annotated[float, Field(gt=0)] = Field(
+        default=4.0, description="width of the feed-forward layer, over that of its input"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="in the feed-forward layer, while training"
+    )
 
 
 class H2CBridge(StandardBridge):

@@ -26,19 +26,36 @@ Strength = Annotated[float, Field(gt=0)]
 
 
 class HelmasOptions(Section):
-    layer_blending: Literal["skip", "blend", "attention"] = "attention"
-    blend_kernel_size: Annotated[int, Field(ge=1)] = 3
-    projector_input: Literal["head", "layer", "neighbourhood"] = "head"
-    neighbours: Annotated[int, Field(ge=1)] = 4
-    projector_depth: Annotated[int, Field(ge=1, le=8)] = 2
-    hidden_expansion: Annotated[float, Field(gt=0, le=64)] = 2.0
-    rope_handling: Literal["full", "naive"] = "full"
+    layer_blending: Literal["skip", "blend", "attention"] = Field(
+        default="attention", description="how teacher layers become as many as the student has"
+    )
+    blend_kernel_size: Annotated[int, Field(ge=1)] = Field(
+        default=3, description="teacher layers around each student layer that blend mixes"
+    )
+    projector_input: Literal["head", "layer", "neighbourhood"] = Field(
+        default="head",
+        description="what a projector sees of a token: a head, a layer's heads, or all that the nearest layers keep",
+    )
+    neighbours: Annotated[int, Field(ge=1)] = Field(default=4, description="how many nearest layers neighbourhood sees")
+    projector_depth: Annotated[int, Field(ge=1, le=8)] = Field(default=2, description="linear maps of a projector")
+    hidden_expansion: Annotated[float, Field(gt=0, le=64)] = Field(
+        default=2.0, description="width between those maps, over that of one end"
+    )
+    rope_handling: Literal["full", "naive"] = Field(
+        default="full", description="naive leaves the rotation on, to see what it costs"
+    )
     standardise: bool = Field(default=True, description="false: states go in and come out as they are, to see why not")
-    teacher_rope_base: float | None = None
-    student_rope_base: float | None = None
-    start: Literal["ridge", "random", "identity"] = "ridge"
-    ridge: Strength | Literal["auto"] | Annotated[tuple[Strength, ...], Field(min_length=1)] = 0.01
-    rank: Annotated[int, Field(ge=1)] | None = None
+    teacher_rope_base: float | None = Field(default=None, description="a check: refused where the model says otherwise")
+    student_rope_base: float | None = Field(default=None, description="likewise")
+    start: Literal["ridge", "random", "identity"] = Field(
+        default="ridge", description="what training begins with: a closed form, chance, or the state itself"
+    )
+    ridge: Strength | Literal["auto"] | Annotated[tuple[Strength, ...], Field(min_length=1)] = Field(
+        default=0.01, description="strength of the closed form; auto or a list: chosen on held-out items"
+    )
+    rank: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="width of a bottleneck in wide projectors; None: none"
+    )
 
     @model_validator(mode="after")
     def _rank_needs_width(self) -> HelmasOptions:

@@ -23,9 +23,13 @@ from helmas_core.models.geometry import Geometry
 
 
 class KavaOptions(Section):
-    aggregation: Literal["concat", "mean", "weighted"] = "concat"
-    mlp_ratio: Annotated[float, Field(gt=0, le=16)] = 1.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    aggregation: Literal["concat", "mean", "weighted"] = Field(
+        default="concat", description="how the teacher's layers are brought together"
+    )
+    mlp_ratio: Annotated[float, Field(gt=0, le=16)] = Field(
+        default=1.0, description="width of the bottleneck, over that of its input"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="in the bottleneck, while training")
 
 
 class KavaBridge(Translator):

@@ -29,11 +29,15 @@ from helmas_core.models.layers import after_layers, output_head
 
 
 class ModulesOptions(Section):
-    layers: Literal[1, 2, 4] = 2
-    gate: Literal["learned", "fixed"] = "learned"
-    heads: Annotated[int, Field(ge=1)] = 8
-    bottleneck: Annotated[int, Field(ge=1)] = 256
-    output_head: bool = False
+    layers: Literal[1, 2, 4] = Field(default=2, description="cross-attention layers in the student")
+    gate: Literal["learned", "fixed"] = Field(
+        default="learned", description="learned for each channel, or fixed at one half"
+    )
+    heads: Annotated[int, Field(ge=1)] = Field(
+        default=8, description="attention heads; fewer where they do not divide the width"
+    )
+    bottleneck: Annotated[int, Field(ge=1)] = Field(default=256, description="width inside the adapter")
+    output_head: bool = Field(default=False, description="train a new output head that starts as the student's own")
 
 
 class ModulesBridge(Bridge):

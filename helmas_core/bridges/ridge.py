@@ -24,9 +24,15 @@ from helmas_core.models.geometry import Geometry
 
 
 class RidgeOptions(Section):
-    neighbours: Annotated[int, Field(ge=1)] = 4
-    ridge: Annotated[float, Field(gt=0)] | Literal["auto"] = 0.01
-    max_ratio: Annotated[float, Field(gt=0)] = 0.2
+    neighbours: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="teacher layers that each student layer is made of"
+    )
+    ridge: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default=0.01, description="strength; auto: chosen on held-out items"
+    )
+    max_ratio: Annotated[float, Field(gt=0)] = Field(
+        default=0.2, description="most fitted values per output for each token that they are fitted on"
+    )
 
     def strengths(self) -> tuple[float, ...]:
         return AUTO_STRENGTHS if self.ridge == "auto" else (self.ridge,)

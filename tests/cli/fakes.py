@@ -57,6 +57,7 @@ class Core:
     training: dict[str, Any] = field(default_factory=dict)
     hook: Callable[[Config, Run, Progress], None] | None = None
     ok: bool = True
+    reports: Callable[..., dict[str, Any]] = report
 
     def resolve_hardware(self, config: Config) -> Any:
         return SimpleNamespace(reasons=("device cpu",))
@@ -91,7 +92,9 @@ class Core:
 
     def evaluate(self, config: Config, pair: Any, bridge: Any, progress: Progress) -> dict[str, Any]:
         self.calls.append(("evaluate", config))
-        return report(config.data.dataset, config.eval.arms) | {"items": [{"task": config.data.dataset, "id": "0"}]}
+        return self.reports(config.data.dataset, config.eval.arms) | {
+            "items": [{"task": config.data.dataset, "id": "0"}]
+        }
 
     def choose_tasks(self, names: str) -> list[str]:
         self.calls.append(("choose", names))

@@ -51,9 +51,3 @@ COMMON += ["--quiet", "-q", "--verbose", "-v", "--dry-run"]
 def test_every_command_takes_the_common_flags(cli: Cli, command: list[str]) -> None:
     words = cli(*command, "--help").out.split()
     assert [flag for flag in COMMON if flag not in words] == []
-
-
-def test_no_command_shows_help(cli: Cli) -> None:
-    shown = cli()
-    assert shown.code == 0
-    assert "inspect-cache" in shown.out

@@ -74,6 +74,7 @@ def test_work_inside_work(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     with Screen().progress() as meter:
@@ -140,3 +141,61 @@ def test_walls() -> None:
     assert [path for path, names in cli.items() if names & {"torch", "transformers", "numpy", "datasets"}] == []
     assert [path.name for path, names in cli.items() if "rich" in names] == ["ui.py"]
     assert [path.name for path, names in cli.items() if "prompt_toolkit" in names] == ["terminal.py"]
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, kind: str = "dumb") -> Terminal:
+    """A terminal in place of stdout and stderr that is so wide."""
+    terminal = Terminal()
+    for name, value in {"COLUMNS": str(columns), "TERM": kind, "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    return terminal
+
+
+def test_a_table_that_is_too_wide_goes_on_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch, 30)
+    Screen().table(["arm", "accuracy", "seconds", "tokens"], [["bridge", ".981", "0.125", "123,456"]], "relay")
+    lines = [line.split() for line in terminal.getvalue().splitlines() if line.strip()]
+    assert [line for line in lines if line[0] == "bridge"] == [["bridge", ".981", "0.125"], ["bridge", "123,456"]]
+    assert lines.count(["relay"]) == 1
+    assert max(map(len, terminal.getvalue().splitlines())) <= 30
+
+
+def test_words_of_a_table_fold_in_its_last_column_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch, 60)
+    said = "one word after another " * 4
+    Screen().table(["run", "started", "about"], [["first", "2026-11-25T07:00:00", said]], left=True)
+    shown = terminal.getvalue()
+    assert "2026-11-25T07:00:00" in shown
+    assert max(map(len, shown.splitlines())) <= 60
+    assert shown.count("another") == 4
+
+
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=12), st.integers(20, 120))
+def test_every_column_is_shown_once_after_the_first(widths: list[int], room: int) -> None:
+    groups = list(ui.column_groups(widths, room))
+    assert [group[0] for group in groups] == [0] * len(groups)
+    assert [index for group in groups for index in group[1:]] == list(range(1, len(widths)))
+    assert all(len(group) > 1 for group in groups) or len(widths) == 1
+
+
+def test_without_colour_a_heat_map_is_drawn_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch, 80, "xterm-256color")
+    Screen().heat_map([[1.0, 0.0]], "K")
+    assert terminal.getvalue().splitlines()[1].split() == ["0", "@@"]
+
+
+def test_a_dumb_terminal_gets_lines_without_escape_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch, 80)
+    monkeypatch.delenv("NO_COLOR")
+    screen = Screen()
+    screen.note("a note")
+    screen.table(["name", "figure"], [["a", "1"]], "a title")
+    with screen.progress() as meter:
+        assert isinstance(meter, LineMeter)
+        meter.start("train", 1)
+        meter.update(1, loss=0.5)
+    shown = terminal.getvalue()
+    assert "\x1b" not in shown
+    assert "train 1/1 · loss 0.5" in shown

@@ -1,0 +1,1 @@
+"""The pages for users, and what writes their generated parts: `python -m docs`."""
