@@ -72,7 +72,7 @@ class Common:
     )
 
 
-BRIDGE_HELP = "A bridge.safetensors, its run folder, or OWNER/NAME of a shared one."
+BRIDGE_HELP = "Run folder with a bridge, the file itself, or OWNER/NAME of a shared one."
 _BRIDGE: Any = typer.Option("--bridge", metavar="PATH|REPO", help=BRIDGE_HELP, autocompletion=completion.bridges)
 Bridge = Annotated[str, _BRIDGE]
 MaybeBridge = Annotated[str | None, _BRIDGE]
