@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from helmas_core.processes import first
+
 CODE = 130
 _STDERR = 2
 
@@ -24,7 +26,8 @@ def stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set()
         # not through sys.stderr: the signal may have come in the middle of a write to it
-        os.write(_STDERR, b"\nstopping after this step; Ctrl-C again stops now\n")
+        if first():
+            os.write(_STDERR, b"\nstopping after this step; Ctrl-C again stops now\n")
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from helmas_core.models.pair import Pair
 
 
+def shared_by(count: int) -> int | None:
+    """Run this command line in `count` processes, and return its exit code; None in one of them, or if it is one."""
+    from helmas_core import processes
+
+    if count == 1 or processes.count() > 1:
+        return None
+    from helmas_core.launch import launch
+
+    return launch("helmas_cli", sys.argv[1:], count)
+
+
 def bridge_file(path: Path) -> Path:
     """The bridge file that `path` names: itself, or the one in a run folder."""
     from helmas_core.errors import CheckpointError

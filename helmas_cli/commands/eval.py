@@ -13,6 +13,7 @@ from helmas_cli.options import (
     Bridge,
     Common,
     Handoff,
+    Processes,
     Split,
     arms_of,
     flag_tree,
@@ -20,6 +21,7 @@ from helmas_cli.options import (
 )
 from helmas_cli.report import document_of, failures, gate, show_reports
 from helmas_cli.ui import Screen
+from helmas_core.processes import first
 
 if TYPE_CHECKING:
     from helmas_core.bridges.base import Bridge as AnyBridge
@@ -49,9 +51,10 @@ def evaluate(
     handoff: Handoff = None,
     batch: Batch = None,
     allow_overlap: AllowOverlap = False,
+    processes: Processes = 1,
 ) -> int:
     """Evaluate a bridge on unseen items; pair, method and hand-off come from the bridge."""
-    from helmas_cli.load import open_bridge
+    from helmas_cli.load import open_bridge, shared_by
 
     screen = Screen.of(common)
     own = {"eval__arms": arms_of(arms), "eval__split": split, "eval__batch": batch, "data__handoff": handoff}
@@ -63,17 +66,19 @@ def evaluate(
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "eval", config, bridge=str(path), out=common.out and str(common.out))
+    if (code := shared_by(processes)) is not None:
+        return code
     found = _evaluate(config, path, screen, bool(common.out))
     reports = [report for report, _, _ in found]
     show_reports(screen, reports)
-    if common.out:
+    if common.out and first():
         _write(screen, found, common.out, path)
     if not config.eval.allow_inexact and any((one.get("exactness") or {}).get("differ") for one in reports):
         from helmas_core.evaluation.guards import require_exact
 
         require_exact(reports)
     missed = failures(gates, reports)
-    for line in missed:
+    for line in missed if first() else []:
         typer.echo(line, err=True)
     return GATE_MISSED if missed else 0
 

@@ -10,9 +10,10 @@ import typer
 
 from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.interrupt import stop_on_interrupt
-from helmas_cli.options import Common, check_task, flag_tree, profiles_text, resolve
+from helmas_cli.options import Common, Processes, check_task, flag_tree, profiles_text, resolve
 from helmas_cli.report import show_report
 from helmas_cli.ui import Screen
+from helmas_core import processes as group
 
 if TYPE_CHECKING:
     from helmas_core.config import Config
@@ -23,29 +24,34 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 
 
-def train(common: Common, resume: Resume = False, overwrite: Overwrite = False) -> int:
+def train(common: Common, resume: Resume = False, overwrite: Overwrite = False, processes: Processes = 1) -> int:
     """Train a bridge and write it, its checkpoints and its report to a run folder (--out)."""
     screen = Screen.of(common)
-    path = _run_path(common, resume)
+    path = group.broadcast(_run_path(common, resume))
     config = _config(common, path, resume, overwrite)
     if common.dry_run:
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "train", config, out=str(path))
-    from helmas_cli.load import check_bridge, check_items, check_machine, open_pair
-    from helmas_core.runs import create_run
+    from helmas_cli.load import check_bridge, check_items, check_machine, open_pair, shared_by
+    from helmas_core.runs import Run, create_run
     from helmas_core.training.tracking import check_tracker
 
     check_tracker(config.train.tracker)
+    if (code := shared_by(processes)) is not None:
+        return code
     hardware = check_machine(config, screen)
     check_bridge(config)
     check_items(config, config.data.split, config.data.limit, config.data.learnt())
     if config.train.eval_samples:
         check_items(config, "validation", config.train.eval_samples)
     pair = open_pair(config, hardware, screen)
-    text = profiles_text(common.profile)
-    run = create_run(path, config, sys.argv, resume=resume, overwrite=overwrite, profiles_text=text)
-    run.note(decisions=list(hardware.reasons), pair=pair.describe())
+    run = Run(path)
+    if group.first():
+        text = profiles_text(common.profile)
+        run = create_run(path, config, sys.argv, resume=resume, overwrite=overwrite, profiles_text=text)
+        run.note(decisions=list(hardware.reasons), pair=pair.describe(), processes=group.count())
+    group.agree(False)  # the folder is there when the others look at it
     document, code = _train(config, pair, run, screen, resume)
     if screen.json:
         screen.document(document)
@@ -73,7 +79,9 @@ def _config(common: Common, path: Path, resume: bool, overwrite: bool) -> Config
     config = resolve(common, flags)
     for name in config.data.shares():
         check_task(name)
-    check_run_path(path, resume, overwrite)
+    if group.first():  # it makes the folder, perhaps before another one comes here
+        check_run_path(path, resume, overwrite)
+    group.agree(False)
     if resume:
         config = resolve(common, flags, None if common.profile else Run(path).config)
         check_same_config(path, config)
@@ -90,14 +98,15 @@ def _train(config: Config, pair: Pair, run: Run, screen: Screen, resume: bool) -
             document = train_bridge(config, pair, run, meter, resume)
         # an interrupt in the last validation comes too late to leave anything that --resume would train
         unfinished = document["steps"] < config.train.total_steps()
-        status = "interrupted" if meter.stop_requested() and unfinished else "done"
-        run.write_report(document)
+        status = "interrupted" if group.agree(meter.stop_requested()) and unfinished else "done"
+        if group.first():
+            run.write_report(document)
         return document, INTERRUPTED if status == "interrupted" else 0
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        if not (status == "failed" and not resume and run.discard()):
+        if group.first() and not (status == "failed" and not resume and run.discard()):
             run.finish(status)
 
 

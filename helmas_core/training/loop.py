@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from helmas_core import processes
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import StageConfig, TrainConfig
 from helmas_core.errors import ConfigError, TrainingError
@@ -61,7 +62,11 @@ class Meter:
 
 
 class Trainer:
-    """Moves a bridge through its stages. What happens at logs, validations and checkpoints is the caller's."""
+    """Moves a bridge through its stages. What happens at logs, validations and checkpoints is the caller's.
+
+    Several processes each compute their share of every batch and add up their gradients after the backward pass, so
+    that all take the same step. DDP would hook a forward pass of the bridge, and not all methods act in one.
+    """
 
     def __init__(
         self,
@@ -85,10 +90,12 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=precision, cpu=device.type == "cpu", log_with=config.tracker, project_dir=tracking
         )
+        refuse_small_batches(config)
         bridge = objective.bridge.requires_grad_(True).train()
         groups = parameter_groups(bridge, config)
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.bridge, self.optimiser = self.accelerator.prepare(bridge, optimiser)
+        self.bridge = self.accelerator.prepare_model(bridge, evaluation_mode=True)  # autocast, but no DDP
+        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
         if config.compile:
             compile_bridge(bridge)
 
@@ -113,7 +120,7 @@ class Trainer:
                 meter = Meter()
             figures = {**terms, "tokens_per_second": speed, "memory_gib": memory_gib(self.objective.pair.device)}
             progress.update(done, stage=step.stage.name, **figures)
-            stop = progress.stop_requested()
+            stop = processes.agree(progress.stop_requested())
             if done % self.config.checkpoint_every == 0 or last or stop:
                 on_checkpoint(step)
             if stop:
@@ -123,13 +130,17 @@ class Trainer:
                 meter = Meter()
         return len(steps)
 
-    def used(self, wanted: Callable[[StageConfig], bool] = lambda _: True) -> list[int]:
-        """The indices of all examples that the run will see, or that its `wanted` stages will."""
+    def used(self, wanted: Callable[[StageConfig], bool] = lambda _: True, own: bool = False) -> list[int]:
+        """The indices of all examples that the run will see, or that its `wanted` stages will.
+
+        With `own`, of those that this process will see.
+        """
+        part = processes.mine if own else list
         steps = [step for step in plan(self.config.schedule()) if wanted(step.stage)]
         sizes = [(s, s.stage.batch or self.config.batch) for s in steps]
         count = self.config.accumulate
         micro = [(s.stage_index, s.within * count + m, size) for s, size in sizes for m in range(count)]
-        return sorted({i for stage, step, size in micro for i in self._indices(stage, step, size)})
+        return sorted({i for stage, step, size in micro for i in part(self._indices(stage, step, size))})
 
     def _indices(self, stage: int, step: int, size: int) -> list[int]:
         """The examples of micro-batch `step` of a stage."""
@@ -145,6 +156,7 @@ class Trainer:
         torch.manual_seed(noise_seed(config.seed, step.overall))
         self.objective.bridge.anneal(step.overall / config.total_steps())
         terms, tokens = self._backward(step)
+        processes.add_up([p.grad for p in self.bridge.parameters() if p.grad is not None])
         self.accelerator.clip_grad_norm_(self.bridge.parameters(), config.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -158,16 +170,17 @@ class Trainer:
         for batch in self._batches(step):
             with self.accelerator.autocast():
                 loss, terms = self.objective(batch, step.stage.losses, rng)
-            if not math.isfinite(loss.item()):
+            figures = processes.sums({"loss": loss.item(), **terms})
+            if not math.isfinite(figures["loss"]):
                 raise TrainingError(
-                    f"the loss is {loss.item()} at step {step.overall + 1}", fix="lower the learning rate"
+                    f"the loss is {figures['loss']} at step {step.overall + 1}", fix="lower the learning rate"
                 )
             if not loss.requires_grad:
                 what = f"nothing that is trained takes part in the losses of the stage {step.stage.name}"
                 raise TrainingError(what, fix="choose other losses")
             self.accelerator.backward(loss / count)
             tokens += sum(len(example.source) for example in batch)
-            for name, value in {"loss": loss.item(), **terms}.items():
+            for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value / count
         return sums, tokens
 
@@ -193,6 +206,17 @@ def parameter_groups(bridge: Bridge, config: TrainConfig) -> list[dict[str, Any]
     share = (config.student_learning_rate or config.learning_rate) / config.learning_rate
     groups = [{"params": [p for p in bridge.parameters() if id(p) not in theirs], "share": 1.0}]
     return groups + ([{"params": student, "share": share}] if student else [])
+
+
+def refuse_small_batches(config: TrainConfig) -> None:
+    """ConfigError for a batch of which some process would get nothing."""
+    least, count = (
+        min((stage.batch or config.batch for stage in config.schedule()), default=config.batch),
+        processes.count(),
+    )
+    if least < count:
+        what = f"a batch of {least} cannot be shared by {count} processes"
+        raise ConfigError(what, where="train.batch", fix="raise it, or start fewer processes")
 
 
 def compile_bridge(bridge: Bridge) -> None:

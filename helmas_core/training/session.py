@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from helmas_core import processes
 from helmas_core.bridges.artefact import describe, read_metadata, save_bridge, start_from
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge, check_method
@@ -17,7 +18,7 @@ from helmas_core.config import Config, TrainConfig
 from helmas_core.data.overlap import item_hash, join_hashes, pack_hashes
 from helmas_core.data.task import share_items
 from helmas_core.data.tasks import get_task, scored_task
-from helmas_core.errors import ConfigError, DataError
+from helmas_core.errors import CheckpointError, ConfigError, DataError
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
@@ -32,13 +33,16 @@ from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import batch_indices
 from helmas_core.training.shuffled import deranged_sources
-from helmas_core.training.tracking import FOLDER, check_tracker, start_tracking, track
+from helmas_core.training.tracking import FOLDER, check_tracker, end_tracking, start_tracking, track
 
 VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
 
 
 class Session:
-    """One run of `helmas train`; `go` returns the document that `train --json` prints."""
+    """One run of `helmas train`; `go` returns the document that `train --json` prints.
+
+    Of several processes the first one writes and fits, and all go through the same steps.
+    """
 
     def __init__(self, config: Config, pair: Pair, run: Run, progress: Progress) -> None:
         self.config, self.pair, self.run, self.progress = config, pair, run, progress
@@ -78,9 +82,10 @@ class Session:
             lambda step: self._checkpoint(trainer, examples, step),
         )
         self.progress.finish()
-        save_bridge(self.run.bridge, bridge, self._document(examples, done))
+        if processes.first():
+            save_bridge(self.run.bridge, bridge, self._document(examples, done))
         scores = self._validate_last(bridge, validation, done) if done == total else None
-        trainer.accelerator.end_training()
+        end_tracking(trainer.accelerator)
         return self._result(bridge, done, scores)
 
     def _bridge(self, resume: bool) -> Bridge:
@@ -133,10 +138,12 @@ class Session:
 
     def _read(self, objective: Objective, calibration: Sequence[Example], trainer: Trainer) -> None:
         """Let each model read the sources that training will ask it for, once, as far as memory and store go."""
-        compared = trainer.used(lambda stage: objective.compares(stage.losses))
+        alone = self.config.train.store is None  # without a store, what another process reads is of no use to this one
+        compared = trainer.used(lambda stage: objective.compares(stage.losses), own=alone)
+        fitted = calibration if processes.first() or not alone else []
         told, own = (
-            {example.source for example in [*calibration, *(trainer.examples[i] for i in used)]}
-            for used in (trainer.used(), compared)
+            {example.source for example in [*fitted, *(trainer.examples[i] for i in used)]}
+            for used in (trainer.used(own=alone), compared)
         )
         both = ((objective.teacher_states, set(objective.told(told))), (objective.student_states, own))
         if self.config.train.store is not None:
@@ -158,12 +165,14 @@ class Session:
 
     def _start(self, objective: Objective, examples: Sequence[Example]) -> int:
         """Statistics and the closed-form start, or another bridge's."""
-        batch = self.config.train.batch
-        chosen = sorted(examples, key=lambda e: len(e.source))
-        figures = self._begin(objective, [chosen[i : i + batch] for i in range(0, len(chosen), batch)])
-        figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
-        self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
-        self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
+        if processes.first():
+            batch = self.config.train.batch
+            chosen = sorted(examples, key=lambda e: len(e.source))
+            figures = self._begin(objective, [chosen[i : i + batch] for i in range(0, len(chosen), batch)])
+            figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
+            self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
+            self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
+        processes.broadcast_tensors(objective.bridge.state_dict())
         return 0
 
     def _begin(self, objective: Objective, groups: Sequence[Sequence[Example]]) -> dict[str, Any]:
@@ -180,12 +189,17 @@ class Session:
         trainer.restore_scaler(state["scaler"])
         self.losses = state["losses"]
         self.begin -= state["seconds"]
+        if processes.broadcast(state["step"]) != state["step"]:
+            fix = "give all processes the same run folder"
+            raise CheckpointError("not the first process's checkpoint", where=str(path), fix=fix)
         self._trim_metrics(state["step"])
         self.progress.note(f"going on from {path.name}")
         return state["step"]
 
     def _trim_metrics(self, step: int) -> None:
         """Drop what was logged after the checkpoint, so that no step stands in the file twice."""
+        if not processes.first():
+            return
         lines = self.run.metrics.read_text().splitlines() if self.run.metrics.exists() else []
         kept = [line for line in lines if (_step_of(line) or 0) <= step and _step_of(line) is not None]
         write_text(self.run.metrics, "".join(line + "\n" for line in kept))
@@ -197,10 +211,13 @@ class Session:
 
     def _record(self, record: Mapping[str, Any]) -> None:
         """One row more in metrics.jsonl, and in the tracker."""
-        self.run.log(record)
+        if processes.first():
+            self.run.log(record)
         track(self.trainer.accelerator, record)
 
     def _checkpoint(self, trainer: Trainer, examples: Sequence[Example], step: Step) -> None:
+        if not processes.first():
+            return
         state = {
             "step": step.overall + 1,
             "losses": self.losses,
