@@ -90,7 +90,7 @@ def _exit_code(ended: BaseException) -> int:
 
     if not isinstance(ended, ChildFailedError):
         raise ended
-    codes = {rank: failure.exitcode for rank, failure in ended.failures.items()}
+    codes = {int(rank): int(failure.exitcode) for rank, failure in ended.failures.items()}
     if told := [code for code in codes.values() if code > 0 and code != LostError.exit_code]:
         return told[0]
     return _killed(codes)

@@ -90,8 +90,9 @@ class Costs:
             whole.rows += part.rows
             for name, count in part.moved.items():
                 whole.moved[name] = whole.moved.get(name, 0) + count
-        peaks, spent = ([x for x in each if x is not None] for each in zip(*((p.peak, p.joules) for p in parts)))
-        whole.peak, whole.joules = max(peaks, default=None), sum(spent) if spent else None
+        whole.peak = max((part.peak for part in parts if part.peak is not None), default=None)
+        spent = [part.joules for part in parts if part.joules is not None]
+        whole.joules = sum(spent) if spent else None
         return whole
 
     def summary(self, timed: bool) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Trainer:
         groups = parameter_groups(bridge, config)
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.bridge = self.accelerator.prepare_model(bridge, evaluation_mode=True)  # autocast, but no DDP
-        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
+        self.optimiser = self.accelerator.prepare(optimiser)
         if config.compile:
             compile_bridge(bridge)
 
