@@ -228,6 +228,12 @@ class HardwareConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     min_gpu_gib: Annotated[float, Field(ge=0)] = Field(default=0.0, description="0: no GPU needed")
     threads: Positive | None = None
+    teacher_device: str | None = Field(
+        default=None, description='a device of its own for the teacher, as "cuda:1"; "auto": spread over all there are'
+    )
+    teacher_memory: dict[str, str] | None = Field(
+        default=None, description='what a spread teacher may take of each: {0 = "20GiB", cpu = "60GiB"}'
+    )
 
 
 class Config(Section):

@@ -23,7 +23,7 @@ def attention_weights(model: PreTrainedModel, cache: KVCache, query: Sequence[in
     ids, mask = pad_left([query], 0, cache.mask.device)
     with record_queries(model, whole=True) as seen:
         forward(model, cache, ids, mask)
-    return [_weights(seen, layer)[0] for layer in range(len(seen.queries))]
+    return [_weights(seen, layer)[0].to(cache.mask.device) for layer in range(len(seen.queries))]
 
 
 def _weights(seen: Recording, layer: int) -> Tensor:

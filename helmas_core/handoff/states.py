@@ -16,7 +16,7 @@ from helmas_core.models.tokens import pad_left
 
 
 class States:
-    """Reads sources with one frozen model, [B, H, T, D] per layer, left-padded, on the model's device.
+    """Reads sources with one frozen model, [B, H, T, D] per layer, left-padded, on the pair's device.
 
     `fill` keeps what fits in `budget` bytes, row by row without padding, in the model's own dtype on the host, so
     that later epochs never run the model again. What is kept depends on the sources alone and not on the order in
@@ -63,7 +63,7 @@ class States:
         missing = [source for source, row in zip(sources, known, strict=True) if row is None]
         if len(missing) == len(sources):
             return self._run(sources)
-        device = self.member.model.device
+        device = self.member.device
         fresh = self._run(missing) if missing else None
         rows = iter([] if fresh is None else [fresh.row(index) for index in range(len(missing))])
         return KVCache.join([next(rows) if row is None else row.to(device) for row in known])
@@ -73,9 +73,9 @@ class States:
         return 0 if self.shelf is None else sum(source in self.shelf for source in set(sources))
 
     def _run(self, sources: Sequence[Ids]) -> KVCache:
-        model = self.member.model
-        with torch.autocast(model.device.type, enabled=False):  # the same numbers inside training as outside
-            return self.member.read(*pad_left(sources, self.pad, model.device), self.hidden)
+        device = self.member.device
+        with torch.autocast(device.type, enabled=False):  # the same numbers inside training as outside
+            return self.member.read(*pad_left(sources, self.pad, device), self.hidden)
 
     def _keep(self, group: Sequence[Ids]) -> None:
         read = self._run(group)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,6 +26,18 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise PairError(f"{model.config.model_type} has no list of {count} layers", fix="use another model")
+
+
+def layer_devices(model: PreTrainedModel) -> list[torch.device]:
+    """Where each layer computes, also if its weights lie elsewhere until then."""
+    return [_device(layer) for layer in decoder_layers(model)]
+
+
+def _device(layer: nn.Module) -> torch.device:
+    """accelerate's hooks say so where it has spread a model."""
+    hook = getattr(layer, "_hf_hook", None)
+    known = [getattr(one, "execution_device", None) for one in getattr(hook, "hooks", (hook,))]
+    return next((torch.device(one) for one in known if one is not None), next(layer.parameters()).device)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Rope:
         assert self.module is not None
         like = torch.zeros(1, dtype=torch.float32, device=positions.device)
         cos, sin = self.module(like, positions, *(() if layer_type is None else (layer_type,)))
-        return cos[:, None].float(), sin[:, None].float()
+        return cos[:, None].to(positions.device).float(), sin[:, None].to(positions.device).float()
 
     def rotate(self, cache: KVCache) -> KVCache:
         """RoPE on, at `cache.positions`; returns the keys' own dtype."""
@@ -94,7 +94,7 @@ def rope_residual(model: PreTrainedModel, rope: Rope, ids: Tensor) -> float:
             hook.remove()
     worst = 0.0
     for keys, out in zip(cache.keys, before, strict=True):
-        seen = _as_heads(out.float(), keys)
+        seen = _as_heads(out.to(keys.device).float(), keys)
         worst = max(worst, ((keys - seen).norm() / seen.norm()).item())
     return worst
 
