@@ -71,10 +71,11 @@ def join() -> None:
 
 def leave() -> None:
     """Part from the others, who have come to their end too."""
+    if count() == 1:
+        return
     import torch
 
-    if count() > 1 and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 def total(tensor: Tensor) -> Tensor:
@@ -109,9 +110,11 @@ def sums(figures: Mapping[str, float]) -> dict[str, float]:
 
 def agree(wish: bool) -> bool:
     """Whether any process wishes it. No process is past this before all have come to it."""
+    if count() == 1:
+        return wish
     import torch
 
-    return wish if count() == 1 else bool(total(torch.tensor(int(wish))))
+    return bool(total(torch.tensor(int(wish))))
 
 
 def gather(value: T) -> list[T]:
