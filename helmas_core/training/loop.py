@@ -90,7 +90,6 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=precision, cpu=device.type == "cpu", log_with=config.tracker, project_dir=tracking
         )
-        refuse_small_batches(config)
         bridge = objective.bridge.requires_grad_(True).train()
         groups = parameter_groups(bridge, config)
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -206,17 +205,6 @@ def parameter_groups(bridge: Bridge, config: TrainConfig) -> list[dict[str, Any]
     share = (config.student_learning_rate or config.learning_rate) / config.learning_rate
     groups = [{"params": [p for p in bridge.parameters() if id(p) not in theirs], "share": 1.0}]
     return groups + ([{"params": student, "share": share}] if student else [])
-
-
-def refuse_small_batches(config: TrainConfig) -> None:
-    """ConfigError for a batch of which some process would get nothing."""
-    least, count = (
-        min((stage.batch or config.batch for stage in config.schedule()), default=config.batch),
-        processes.count(),
-    )
-    if least < count:
-        what = f"a batch of {least} cannot be shared by {count} processes"
-        raise ConfigError(what, where="train.batch", fix="raise it, or start fewer processes")
 
 
 def compile_bridge(bridge: Bridge) -> None:

@@ -42,20 +42,28 @@ class Handed:
 class Share:
     """This process's rows of a batch, and which part of all rows and of all source tokens they are.
 
-    A mean over rows or tokens of these, times that part, is what they add to the mean over the batch.
+    A mean over rows or tokens of these, times that part, is what they add to the mean over the batch. Where there are
+    more processes than rows, one that has none takes a row that counts for nothing, and so keeps step with the others.
     """
 
     examples: Sequence[Example]
     places: Tensor
     rows: float
     tokens: float
+    counts: float  # 1, or 0 for a row that counts for nothing
 
     @classmethod
     def of(cls, batch: Sequence[Example], device: torch.device) -> Share:
-        own = processes.mine(batch)
-        read, whole = (sum(len(example.source) for example in part) for part in (own, batch))
-        places = torch.tensor(processes.mine(range(len(batch))), device=device)
-        return cls(own, places, len(own) / len(batch), read / whole)
+        own = processes.mine(range(len(batch)))
+        places, counts = (own, 1.0) if own else (range(1), 0.0)
+        examples = [batch[place] for place in places]
+        read, whole = (sum(len(example.source) for example in part) for part in (examples, batch))
+        rows, tokens = counts * len(examples) / len(batch), counts * read / whole
+        return cls(examples, torch.tensor(places, device=device), rows, tokens, counts)
+
+    def total(self, part: Tensor) -> Tensor:
+        """A sum over these rows as one over all."""
+        return processes.total(part * self.counts)
 
 
 class Objective:
@@ -122,16 +130,19 @@ class Objective:
         own = None if own is None else own.keep_first(following.visible)
         handed = Handed(state, self._hand_over(state, own, translated), own)
         if "attention" in weights:  # a ratio of sums over the batch, which parts of it do not add up to
-            found = self._compare(handed, following, weights)
-            return {name: term if name == "attention" else term * share.rows for name, term in found.items()}
+            found = self._compare(handed, following, weights, share)
+            parts = {name: share.counts if name == "attention" else share.rows for name in found}
+            return {name: term * parts[name] for name, term in found.items()}
         terms: dict[str, Tensor] = {}
         for rows in following.by_length():
-            for name, term in self._compare(handed.rows(rows), following.rows(rows), weights).items():
+            for name, term in self._compare(handed.rows(rows), following.rows(rows), weights, share).items():
                 part = term * len(rows) / len(following.ids) * share.rows
                 terms[name] = terms.get(name, torch.zeros_like(term)) + part
         return terms
 
-    def _compare(self, handed: Handed, following: Following, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _compare(
+        self, handed: Handed, following: Following, weights: Mapping[str, Any], share: Share
+    ) -> dict[str, Tensor]:
         student, columns, own, terms = self.pair.student.model, following.columns, handed.own, {}
         labels = following.labels[:, columns]
         reference, recording = None, None
@@ -140,7 +151,7 @@ class Objective:
         if "attention" in weights:
             assert recording is not None and own is not None
             scored = (following.labels != losses.IGNORE) & following.mask.bool()
-            terms["attention"] = losses.attention_consistency(recording, handed.cache, own, scored, processes.total)
+            terms["attention"] = losses.attention_consistency(recording, handed.cache, own, scored, share.total)
         if {"ce", "kl"} & weights.keys():
             with self.bridge.adapted(handed.state):
                 logits = inject.forward(student, handed.cache, following.ids, following.mask, columns)
