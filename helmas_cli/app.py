@@ -14,7 +14,19 @@ from typing import Annotated
 
 import typer
 
-from helmas_cli.commands import baseline, chat, doctor, inspect_cache, overlap, plot, pool, profiles, runs, train
+from helmas_cli.commands import (
+    baseline,
+    chat,
+    compare,
+    doctor,
+    inspect_cache,
+    overlap,
+    plot,
+    pool,
+    profiles,
+    runs,
+    train,
+)
 from helmas_cli.commands import eval as evaluate
 from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.options import with_common
@@ -34,6 +46,7 @@ app = typer.Typer(
 app.command("baseline")(with_common(baseline.baseline))
 app.command("train")(with_common(train.train))
 app.command("eval")(with_common(evaluate.evaluate))
+app.command("compare")(with_common(compare.compare))
 app.command("chat")(with_common(chat.chat))
 app.command("inspect-cache")(with_common(inspect_cache.inspect_cache))
 app.command("doctor")(with_common(doctor.doctor))
