@@ -1,6 +1,6 @@
 """`helmas`: the commands, and how errors become one line and an exit code.
 
-0 ok · 1 failed · 2 usage or configuration · 3 a gate was not met · 130 interrupted.
+0 ok · 1 failed · 2 usage or configuration · 3 a gate was not met · 130 interrupted · 143 terminated.
 """
 
 from __future__ import annotations
@@ -64,13 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return app(args=None if argv is None else list(argv), prog_name="helmas", standalone_mode=False) or 0
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        return getattr(error, "code", INTERRUPTED)
     except typer.TyperException as error:
         return _tell(error.format_message().rstrip("."), _help_of(error), error.exit_code, error)
     except HelmasError as error:
         return _tell(str(error), "", error.exit_code, error)
     except Exception as error:
+        if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "t allocate mem" in str(error):
+            return _tell(f"out of memory: {error}", "lower train.batch or eval.batch", FAILED, error)
         what = f"{type(error).__name__}: {error}"
         return _tell(what, "unexpected; set HELMAS_DEBUG=1 for the traceback", FAILED, error)
 

@@ -84,7 +84,7 @@ def test_a_run_leaves_everything_behind(unequal: Pair, tmp_path: Path) -> None:
     load_bridge(run.bridge, unequal)
     events = [line["event"] for line in _trained_metrics(run)]
     assert events == ["start", *["train"] * 6, "validation"]
-    assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["step-0000008", "step-0000012"]
+    assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["best.safetensors", "step-0000008", "step-0000012"]
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
