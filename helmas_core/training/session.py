@@ -198,7 +198,8 @@ class Session:
         return hashlib.sha256(hashes.encode()).hexdigest()
 
     def _log(self, step: Step, figures: dict[str, float]) -> None:
-        self.losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
+        losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
+        self.losses = losses or self.losses  # none where every step was skipped
         record = {"step": step.overall + 1, "event": "train", "stage": step.stage.name, **figures}
         skipped = {"skipped": self.trainer.skips.total} if self.trainer.skips.total else {}
         self._record({**record, **skipped, "seconds": self._seconds()})
