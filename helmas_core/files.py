@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -50,9 +50,9 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_files(folder: Path) -> Iterator[Path]:
+def replacing_files(folder: Path, before: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """A folder to write files to; when the block ends well all of them are synced to the disk, and only then take
-    their places in `folder`, each whole."""
+    their places in `folder`, each whole. `before` may clear what must not lie beside them."""
     with writing(folder), scratch(folder) as staged:
         yield staged
         files = [path for path in sorted(staged.rglob("*")) if path.is_file()]
@@ -63,6 +63,7 @@ def replacing_files(folder: Path) -> Iterator[Path]:
         parents = {target.parent for target in targets}
         for parent in parents:
             parent.mkdir(parents=True, exist_ok=True)
+        before()
         for path, target in zip(files, targets, strict=True):
             path.replace(target)
         for parent in parents:

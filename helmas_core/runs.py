@@ -222,9 +222,10 @@ def check_run_path(path: Path, resume: bool = False, overwrite: bool = False) ->
 
 
 def _unused(path: Path) -> bool:
-    """Whether nothing lies in this folder that a new run would spoil: no file at all, or a start that was killed."""
+    """Whether nothing lies in this folder that a new run would spoil: no file of ours but a start that broke off."""
     names = {inner.name for inner in path.iterdir() if not _passing(inner)}
-    return not names or ((path / OWNER).exists() and names & {*_OURS} <= {"config.json", "profile.toml"})
+    begun = names & {*_OURS} == {"config.json"} and {*Config.model_fields} <= (Run(path).config or {}).keys()
+    return not names or begun
 
 
 def _passing(path: Path) -> bool:
@@ -267,11 +268,10 @@ def create_run(
         check_same_config(path, config)
         run.note(status="running", finished=None, resumed=[*(run.manifest or {}).get("resumed", []), now()])
         return run
-    with writing(path), replacing_files(path) as staged:
+    with writing(path), replacing_files(path, before=lambda: _clear(path)) as staged:
         write_json(staged / "config.json", config.model_dump(mode="json"))
         write_text(staged / "profile.toml", profiles_text)
         write_json(staged / "manifest.json", _manifest(config, argv))
-        _clear(path)
     return run
 
 

@@ -109,8 +109,8 @@ def test_a_disk_that_fails_at_any_write_leaves_the_old_state(
         if disk.count < k:
             break
         assert all(found[name] in (old.get(name), new.get(name)) for name in found), disk.places
-        placed = any(found.get(name) != old.get(name) for name in new)
-        assert found == old or placed, disk.places
+        begun = disk.places[-1].startswith(("replace", "rename", "fsync"))  # all is written, some may have its place
+        assert found == old or begun, disk.places
     assert k > 3 and found == new
 
 

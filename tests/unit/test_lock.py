@@ -16,7 +16,7 @@ import pytest
 from helmas_core.config import load_config
 from helmas_core.errors import ConfigError, WriteError
 from helmas_core.lock import locked
-from helmas_core.runs import Run, check_run_path, create_run
+from helmas_core.runs import Run, check_run_path, create_run, write_json
 from tests.cli.conftest import bridge, cli, core  # noqa: F401 - fixtures
 from tests.cli.fakes import Cli, Core
 from tests.faults import failing, full_from
@@ -77,12 +77,14 @@ def test_half_written_files_of_a_killed_owner_go(tmp_path: Path) -> None:
 
 def test_a_start_that_was_killed_is_no_run_and_can_be_made_again(tmp_path: Path) -> None:
     config = load_config(["lab"])
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"architectures": ["somebody\'s"]}')
     with pytest.raises(ConfigError, match="not a run folder"):
         check_run_path(tmp_path)
-    (tmp_path / "lock.json").write_text('{"pid": 1}')
+    write_json(tmp_path / "config.json", config.model_dump(mode="json"))
+    (tmp_path / "lock.json").touch()
+    (tmp_path / ".partial-abcdefgh").mkdir()
     check_run_path(tmp_path)
-    (tmp_path / "report.json").write_text("{}")  # a command that writes reports was killed here: they are worth keeping
+    (tmp_path / "report.json").write_text("{}")
     with pytest.raises(ConfigError, match="not a run folder"):
         check_run_path(tmp_path, overwrite=True)
     (tmp_path / "report.json").unlink()
