@@ -78,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def swapping_folder(path: Path) -> Iterator[Path]:
     """A folder to write to, which then takes the place of `path`. Only a folder that stood there already is away for
     a moment between the two."""
     with writing(path), scratch(path.parent) as staged:

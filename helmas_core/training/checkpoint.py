@@ -19,7 +19,7 @@ from torch import Tensor
 from helmas_core.bridges.artefact import load_weights, read_tensors, save_bridge, write_tensors
 from helmas_core.bridges.base import Bridge
 from helmas_core.errors import CheckpointError
-from helmas_core.files import remove_folder, replacing_folder
+from helmas_core.files import remove_folder, swapping_folder
 
 BRIDGE, OPTIMISER, PROGRESS, SUMS = "bridge.safetensors", "optimiser.safetensors", "progress.json", "SHA256SUMS"
 BEST = "best.safetensors"
@@ -36,7 +36,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of `progress["step"]`; of those before it `keep` − 1 stay, and none that came after."""
     target = folder / f"step-{progress['step']:07d}"
-    with replacing_folder(target) as partial:
+    with swapping_folder(target) as partial:
         save_bridge(partial / BRIDGE, bridge, document)
         write_tensors(partial / OPTIMISER, flatten(optimiser), {"format": 1})
         (partial / PROGRESS).write_text(json.dumps(dict(progress)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from helmas_core.bridges.artefact import describe, read_metadata, save_bridge, s
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge, check_method
 from helmas_core.config import Config, TrainConfig
-from helmas_core.data.overlap import item_hash, join_hashes, pack_hashes
+from helmas_core.data.overlap import item_hash, join_hashes
 from helmas_core.data.task import share_items
 from helmas_core.data.tasks import get_task, scored_task
 from helmas_core.errors import ConfigError, DataError
@@ -185,17 +186,21 @@ class Session:
         if state["data"] != self._data():
             fix = "bring back what it read, or start a new run"
             raise DataError("the training items are not those that this run began with", where="data", fix=fix)
-        trainer.restore(state["trainer"])
+        trainer.restore(state)
         self.losses, self.best = state["losses"], state["best"]
         self.begin -= state["seconds"]
         self.run.keep_metrics(lambda row: comes_before(row, state["step"]))
         self.progress.note(f"going on from {begun.name}")
         return state["step"]
 
+    @cached_property
+    def _hashes(self) -> str:
+        """Of all training items, in their order."""
+        return "".join(item_hash(example.item) for example in self.examples)
+
     def _data(self) -> str:
         """What tells these training items, in this order, from others."""
-        hashes = "".join(item_hash(example.item) for example in self.examples)
-        return hashlib.sha256(hashes.encode()).hexdigest()
+        return hashlib.sha256(self._hashes.encode()).hexdigest()
 
     def _log(self, step: Step, figures: dict[str, float]) -> None:
         losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
@@ -216,8 +221,8 @@ class Session:
             "losses": self.losses,
             "best": self.best,
             "data": self._data(),
-            "trainer": trainer.state(),
             "seconds": self._seconds(),
+            **trainer.state(),
         }
         bridge, optimiser = trainer.objective.bridge, trainer.optimiser.optimizer
         document, keep = self._document(step.overall + 1), self.config.train.keep_checkpoints
@@ -280,16 +285,16 @@ class Session:
         return scores
 
     def _document(self, steps: int) -> dict[str, Any]:
-        config, examples = self.config, self.examples
+        config = self.config
         names = ",".join(config.data.learnt())
-        seen = {"dataset": names, "split": config.data.split, "items": len(examples)}
+        seen = {"dataset": names, "split": config.data.split, "items": len(self.examples)}
         training = {
             **seen,
             **({"mix": config.data.shares()} if config.data.mix else {}),
             "steps": steps,
             "seed": config.train.seed,
             "shuffled": config.train.shuffled,
-            "hashes": join_hashes(self.learnt, pack_hashes(example.item for example in examples)),
+            "hashes": join_hashes(self.learnt, self._hashes),
             "stages": [s.model_dump() for s in config.train.schedule()],
         }
         return describe(config, self.pair, training)

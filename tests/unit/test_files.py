@@ -23,7 +23,7 @@ from helmas_core.bridges.artefact import write_tensors
 from helmas_core.config import load_config
 from helmas_core.errors import HelmasError, WriteError
 from helmas_core.evaluation.figures import save
-from helmas_core.files import remove_folder, replacing, replacing_files, replacing_folder, sweep
+from helmas_core.files import remove_folder, replacing, replacing_files, swapping_folder, sweep
 from helmas_core.report.document import Document, Picture, Section
 from helmas_core.report.write import write_report
 from helmas_core.runs import Run, create_run, write_text
@@ -50,7 +50,7 @@ def _tensors(folder: Path, text: str) -> None:
 
 
 def _folder(folder: Path, text: str) -> None:
-    with replacing_folder(folder / "inner") as partial:
+    with swapping_folder(folder / "inner") as partial:
         for name in ("a", "b"):
             (partial / name).write_text(text)
 
