@@ -19,6 +19,7 @@ from helmas_cli.options import with_common
 from helmas_cli.ui import one_line
 
 FAILED = 1
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it, which is not imported here
 
 app = typer.Typer(
     name="helmas",
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HelmasError as error:
         return _tell(str(error), "", error.exit_code, error)
     except Exception as error:
-        if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "t allocate mem" in str(error):
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
             return _tell(f"out of memory: {error}", "lower train.batch or eval.batch", FAILED, error)
         what = f"{type(error).__name__}: {error}"
         return _tell(what, "unexpected; set HELMAS_DEBUG=1 for the traceback", FAILED, error)

@@ -146,8 +146,9 @@ class Run:
 
     def keep_metrics(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
         """Leave only the `wanted` rows in metrics.jsonl; lines that a killed process left half written go."""
-        rows = filter(wanted, read_metrics(self.metrics))
-        write_text(self.metrics, "".join(to_json(row, indent=None) + "\n" for row in rows))
+        if self.metrics.exists():
+            rows = filter(wanted, read_metrics(self.metrics))
+            write_text(self.metrics, "".join(to_json(row, indent=None) + "\n" for row in rows))
 
     def note(self, **fields: Any) -> None:
         """Add `fields` to the manifest."""

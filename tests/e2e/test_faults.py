@@ -21,6 +21,7 @@ from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
 from helmas_core.training import checkpoint
+from helmas_core.training.losses import effective_rank
 from helmas_core.training.objective import Objective
 from helmas_core.training.parts import half, parts
 from helmas_core.training.session import train_bridge
@@ -77,6 +78,22 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_and_its_items_are_named(
     rows = [row for row in _trained_metrics(run) if row["event"] == "train"]
     assert [row.get("skipped") for row in rows] == [None, 1, 2, 2, 3, 3]
     assert ["loss" in row for row in rows] == [True, False, False, True, False, True]
+
+
+def test_figures_of_states_that_are_not_finite_stop_nothing() -> None:
+    assert math.isnan(effective_rank(torch.full((3, 4), math.nan)))
+    assert effective_rank(torch.eye(4)) > 2
+
+
+def test_a_start_that_fails_leaves_no_run(unequal: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> dict[str, Any]:
+        raise RuntimeError("no start")
+
+    monkeypatch.setattr("helmas_core.training.session.Session._begin", fail)
+    run = create_run(tmp_path / "run", config := _short())
+    with pytest.raises(RuntimeError, match="no start"):
+        train_bridge(config, unequal, run, Silent())
+    assert run.discard() and not run.path.exists()
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(
