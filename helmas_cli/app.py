@@ -1,6 +1,6 @@
 """`helmas`: the commands, and how errors become one line and an exit code.
 
-0 ok · 1 failed · 2 usage or configuration · 3 a gate was not met · 130 interrupted.
+0 ok · 1 failed · 2 usage or configuration · 3 a gate was not met · 130 interrupted · 143 terminated.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from helmas_core.errors import ConfigError, HelmasError
 
 FAILED = 1
 TOGETHER = ("baseline", "eval", "train")  # commands that several processes share
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it, which is not imported here
 
 app = typer.Typer(
     name="helmas",
@@ -92,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 code = _run(argv)
         processes.leave()
         return code
-    except KeyboardInterrupt:
-        return processes.first_to_fail(INTERRUPTED)[1]
+    except KeyboardInterrupt as error:
+        return processes.first_to_fail(getattr(error, "code", INTERRUPTED))[1]
     except processes.LostError as error:
         return processes.first_to_fail(error.exit_code)[1]
     except typer.TyperException as error:
@@ -101,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HelmasError as error:
         return _tell(str(error), "", error.exit_code, error)
     except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            return _tell(f"out of memory: {error}", "lower train.batch or eval.batch", FAILED, error)
         what = f"{type(error).__name__}: {error}"
         return _tell(what, "unexpected; set HELMAS_DEBUG=1 for the traceback", FAILED, error)
 

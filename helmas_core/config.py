@@ -110,6 +110,9 @@ class TrainConfig(Section):
     steps: Positive | None = Field(default=None, description="total steps; stages shrink or grow in proportion")
     batch: Positive = 8
     accumulate: Positive = 1
+    micro_batch: Positive | None = Field(
+        default=None, description="at most so many items at once; larger batches go through the models in parts"
+    )
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     student_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="of a student that is trained along, in proportion; None: as the bridge"
@@ -131,6 +134,10 @@ class TrainConfig(Section):
     eval_every: Positive = 1000
     eval_samples: Annotated[int, Field(ge=0)] = 50
     checkpoint_every: Positive = 500
+    keep_checkpoints: Positive = Field(default=2, description="the newest ones; the best bridge is kept beside them")
+    max_skipped: Annotated[int, Field(ge=0)] = Field(
+        default=10, description="steps in a row that may be skipped, because loss or gradient is not finite"
+    )
     log_every: Positive = 10
     tracker: Literal["tensorboard", "wandb", "trackio"] | None = Field(
         default=None, description="follow the run in another program too; each is an extra of this package"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,11 +75,7 @@ def evaluate(
         return show_plan(screen, "eval", config, bridge=str(path), out=common.out and str(common.out))
     if (code := shared_by(processes)) is not None:
         return code
-    found = _evaluate(config, path, screen, bool(common.out))
-    reports = [report for report, _, _ in found]
-    show_reports(screen, reports)
-    if common.out and first():
-        _write(screen, found, common.out, path)
+    reports = _report(config, path, screen, common.out)
     if not config.eval.allow_inexact and any((one.get("exactness") or {}).get("differ") for one in reports):
         from helmas_core.evaluation.guards import require_exact
 
@@ -92,6 +89,19 @@ def _judge(gates: Sequence[Gate], reports: Sequence[Mapping[str, Any]]) -> int:
     for line in missed if first() else []:
         typer.echo(line, err=True)
     return GATE_MISSED if missed else 0
+
+
+def _report(config: Config, path: Path, screen: Screen, out: Path | None) -> list[dict[str, Any]]:
+    """Evaluate, show, and write to `out`, which no other command may use meanwhile."""
+    from helmas_core.lock import locked
+
+    with locked(out.expanduser(), screen.note) if out and first() else nullcontext():
+        found = _evaluate(config, path, screen, bool(out))
+        reports = [report for report, _, _ in found]
+        show_reports(screen, reports)
+        if out and first():
+            _write(screen, found, out, path)
+    return reports
 
 
 def _evaluate_several(

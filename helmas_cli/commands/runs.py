@@ -146,7 +146,7 @@ def remove(common: Common, names: Names, yes: Yes = False) -> int:
     for run in runs:  # all of them first, so that a bad name among several costs nothing
         run.check_removable()
     agreed = not common.dry_run and (yes or _agreed(runs))
-    left = {str(run.path): [str(path) for path in run.remove()] for run in runs} if agreed else {}
+    left = {str(run.path): [str(path) for path in _removed(run)] for run in runs} if agreed else {}
     if screen.json:
         screen.document({"schema": 1, "command": "runs rm", "removed": list(left), "left": left})
         return 0
@@ -155,6 +155,13 @@ def remove(common: Common, names: Names, yes: Yes = False) -> int:
     if not agreed:
         screen.note(f"kept {', '.join(str(run.path) for run in runs)}")
     return 0
+
+
+def _removed(run: Run) -> list[Path]:
+    from helmas_core.lock import locked
+
+    with locked(run.path):
+        return run.remove()
 
 
 def _agreed(runs: Sequence[Run]) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.interrupt import stop_on_interrupt
 from helmas_cli.options import Common, Processes, check_task, flag_tree, profiles_text, resolve
 from helmas_cli.report import show_report
@@ -33,13 +33,29 @@ def train(common: Common, resume: Resume = False, overwrite: Overwrite = False, 
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "train", config, out=str(path))
-    from helmas_cli.load import check_bridge, check_items, check_machine, open_pair, shared_by
+    from helmas_cli.load import shared_by
+    from helmas_core.lock import locked
+
+    if (code := shared_by(processes)) is not None:
+        return code
+    with locked(path, screen.note) if group.first() else nullcontext():
+        document, code = _begin(common, config, path, screen, resume, overwrite)
+    if screen.json:
+        screen.document(document)
+    else:
+        _show(screen, document)
+    return code
+
+
+def _begin(
+    common: Common, config: Config, path: Path, screen: Screen, resume: bool, overwrite: bool
+) -> tuple[dict[str, Any], int]:
+    """Check what can be checked, load the pair, make the run folder, train."""
+    from helmas_cli.load import check_bridge, check_items, check_machine, open_pair
     from helmas_core.runs import Run, create_run
     from helmas_core.training.tracking import check_tracker
 
     check_tracker(config.train.tracker)
-    if (code := shared_by(processes)) is not None:
-        return code
     hardware = check_machine(config, screen)
     check_bridge(config)
     check_items(config, config.data.split, config.data.limit, config.data.learnt())
@@ -52,12 +68,7 @@ def train(common: Common, resume: Resume = False, overwrite: Overwrite = False, 
         run = create_run(path, config, sys.argv, resume=resume, overwrite=overwrite, profiles_text=text)
         run.note(decisions=list(hardware.reasons), pair=pair.describe(), processes=group.count())
     group.agree(False)  # the folder is there when the others look at it
-    document, code = _train(config, pair, run, screen, resume)
-    if screen.json:
-        screen.document(document)
-    else:
-        _show(screen, document)
-    return code
+    return _train(config, pair, run, screen, resume)
 
 
 def _run_path(common: Common, resume: bool) -> Path:
@@ -92,22 +103,28 @@ def _train(config: Config, pair: Pair, run: Run, screen: Screen, resume: bool) -
     """The training document and the exit code; the manifest says how it ended, whatever happens."""
     from helmas_core.training.session import train_bridge
 
-    status = "failed"
     try:
-        with screen.progress() as meter, stop_on_interrupt(meter.stop):
+        with screen.progress() as meter, stop_on_interrupt(meter.stop) as asked:
             document = train_bridge(config, pair, run, meter, resume)
         # an interrupt in the last validation comes too late to leave anything that --resume would train
         unfinished = document["steps"] < config.train.total_steps()
         status = "interrupted" if group.agree(meter.stop_requested()) and unfinished else "done"
         if group.first():
             run.write_report(document)
-        return document, INTERRUPTED if status == "interrupted" else 0
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        if group.first() and not (status == "failed" and not resume and run.discard()):
             run.finish(status)
+        return document, asked.code if status == "interrupted" else 0
+    except BaseException as error:
+        with suppress(OSError):  # what went wrong is worth more than a manifest that a full disk does not take
+            if group.first():
+                _close(run, error, resume)
+        raise
+
+
+def _close(run: Run, error: BaseException, resume: bool) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        run.finish("interrupted")
+    elif resume or not run.discard():
+        run.finish("failed")
 
 
 def _show(screen: Screen, document: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ class Thoughts:
             with replacing(self.folder / f"{digest(sorted(thoughts))}.jsonl") as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
         except OSError as error:
-            self.note(f"store: thoughts cannot be kept ({error})")
+            self.note(f"store: thoughts cannot be kept ({error.__cause__ or error})")
 
     def _read(self, path: Path) -> None:
         try:

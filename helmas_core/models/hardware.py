@@ -32,6 +32,14 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a GPU or the host has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    told = ("can't allocate memory", "out of memory", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+
+
 def gpu_gib() -> float:
     """Memory of the first GPU in GiB; 0 without one."""
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0

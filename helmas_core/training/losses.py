@@ -5,6 +5,7 @@ Shapes: B batch, L layers, H KV heads, Hq query heads, T source tokens, N follow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -76,7 +77,10 @@ def collapse(predicted: KeysValues, target: KeysValues, mask: Tensor) -> dict[st
 
 
 def effective_rank(states: Tensor) -> float:
-    """[N, width] → a number between 1 and min(N, width); constant parts do not count (Roy & Vetterli 2007)."""
+    """[N, width] → a number between 1 and min(N, width); constant parts do not count (Roy & Vetterli 2007). nan for
+    states that are not finite, of which nothing can be said."""
+    if not states.isfinite().all():
+        return math.nan
     centred = (states - states.mean(0)).double()
     sizes = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
     share = sizes / sizes.sum().clamp(min=1e-12)
