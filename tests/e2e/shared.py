@@ -11,15 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from helmas_cli.app import main
 from helmas_core import processes
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import ARMS, Config, load_config, validate
+from helmas_core.config import Config, load_config, validate
 from helmas_core.errors import TrainingError
+from helmas_core.evaluation.arms import Arms
 from helmas_core.evaluation.evaluate import evaluate
+from helmas_core.handoff import reasoning
 from helmas_core.handoff.prepare import prepare
+from helmas_core.handoff.states import States
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run, write_json
@@ -35,6 +39,7 @@ STAGES = [
     {"name": "alone", "steps": 2, "losses": {"attention": 1.0, "ce": 1.0}, "batch": 1},  # one of two has no row
 ]
 ANSWERS = [{"name": "answers", "steps": 4, "losses": {"ce": 1.0}}]
+WORK = {"read": (States, "_keep"), "answered": (Arms, "run"), "thought": (reasoning, "write_thoughts")}
 QUICK = ("-s", "data.limit=40", "-s", "train.calibration_items=20", "-s", "train.batch=4", "-s", "train.eval_samples=0")
 
 
@@ -69,8 +74,29 @@ def train(config: Config, pair: Pair, path: Path, progress: Silent | None = None
     train_bridge(config, pair, Run(path), progress or Silent(), resume)
 
 
+def counted(owner: Any, name: str, patch: pytest.MonkeyPatch) -> list[None]:
+    """Grows with every call of `owner.name`."""
+    calls, real = list[None](), getattr(owner, name)
+
+    def call(*given: Any) -> Any:
+        calls.append(None)
+        return real(*given)
+
+    patch.setattr(owner, name, call)
+    return calls
+
+
 def everything(folder: Path) -> None:
     """Train with a store and be stopped, go on with a run of another number of processes, evaluate, think."""
+    with pytest.MonkeyPatch.context() as patch:
+        work = {name: counted(*place, patch) for name, place in WORK.items()}
+        document, thoughts = _everything(folder)
+        if processes.first():
+            done = {name: len(calls) for name, calls in work.items()}
+            write_json(folder / "found.json", {"document": document, "thoughts": thoughts, "work": done})
+
+
+def _everything(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     pair, last = unequal_pair(), processes.rank() == processes.count() - 1
     trained = config(folder, store=folder / "store")
     train(trained, pair, folder / "whole")
@@ -82,8 +108,7 @@ def everything(folder: Path) -> None:
         train(trained, pair, folder / "resumed", resume=True)
     document = evaluate(measured := config(folder), pair, build_bridge(seeded(measured).bridge, pair), Silent())
     thoughts = [asdict(e.thought) for e in prepare(thinking(folder), pair, "test", None, 0, Silent()) if e.thought]
-    if processes.first():
-        write_json(folder / "found.json", {"document": document, "thoughts": thoughts, "arms": ARMS})
+    return document, thoughts
 
 
 def seeded(config: Config) -> Config:
