@@ -1,6 +1,6 @@
 """`helmas`: the commands, and how errors become one line and an exit code.
 
-0 ok · 1 failed · 2 usage or configuration · 3 a gate was not met · 130 interrupted.
+0 ok · 1 failed · 2 usage or configuration · 3 a gate was not met · 130 interrupted · 143 terminated.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,8 +34,12 @@ from helmas_cli.examples import OVERVIEW, examples
 from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.options import with_common
 from helmas_cli.ui import one_line
+from helmas_core import processes
+from helmas_core.errors import ConfigError, HelmasError
 
 FAILED = 1
+TOGETHER = ("baseline", "eval", "train")  # commands that several processes share
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it, which is not imported here
 
 app = typer.Typer(
     name="helmas",
@@ -74,23 +80,41 @@ def root(
 ) -> None:
     if context.invoked_subcommand is None and not version:
         typer.echo(OVERVIEW)
+    if processes.count() > 1 and context.invoked_subcommand not in TOGETHER:
+        fix = f"start it without a launcher; several can share {', '.join(TOGETHER)}"
+        raise ConfigError(
+            "one process does this alone", where=f"helmas {context.invoked_subcommand or ''}".strip(), fix=fix
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code."""
-    from helmas_core.errors import HelmasError
-
+    """Run one command line; returns the exit code. Of several processes the first one shows the result."""
     try:
-        return app(args=None if argv is None else list(argv), prog_name="helmas", standalone_mode=False) or 0
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        processes.join()
+        if processes.first():
+            code = _run(argv)
+        else:
+            with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+                code = _run(argv)
+        processes.leave()
+        return code
+    except KeyboardInterrupt as error:
+        return processes.first_to_fail(getattr(error, "code", INTERRUPTED))[1]
+    except processes.LostError as error:
+        return processes.first_to_fail(error.exit_code)[1]
     except typer.TyperException as error:
         return _tell(error.format_message().rstrip("."), _help_of(error), error.exit_code, error)
     except HelmasError as error:
         return _tell(str(error), "", error.exit_code, error)
     except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            return _tell(f"out of memory: {error}", "lower train.batch or eval.batch", FAILED, error)
         what = f"{type(error).__name__}: {error}"
         return _tell(what, "unexpected; set HELMAS_DEBUG=1 for the traceback", FAILED, error)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    return app(args=None if argv is None else list(argv), prog_name="helmas", standalone_mode=False) or 0
 
 
 def _help_of(error: typer.TyperException) -> str:
@@ -99,6 +123,9 @@ def _help_of(error: typer.TyperException) -> str:
 
 
 def _tell(what: str, fix: str, code: int, error: Exception) -> int:
+    speaks, code = processes.first_to_fail(code)
+    if not speaks:
+        return code
     if os.environ.get("HELMAS_DEBUG") == "1":
         raise error
     print("error:", one_line(what + (f" — {fix}" if fix else "")), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Ctrl-C while training: once finishes the step and saves, twice stops now."""
+"""Ctrl-C and SIGTERM while training: once finishes the step and saves, twice stops now."""
 
 from __future__ import annotations
 
@@ -8,26 +8,52 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from helmas_core.processes import count, first
+
 CODE = 130
 _STDERR = 2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt(KeyboardInterrupt):
+    """A signal that stops now; `code` is what to exit with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = exit_code(number)
+
+
+class Stop:
+    """What `stop_on_interrupt` gives: the exit code of the signal that asked to stop."""
+
+    code = CODE
 
 
 @contextmanager
-def stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
-    """The first SIGINT sets `stop`; the second raises KeyboardInterrupt. The old handler always comes back."""
+def stop_on_interrupt(stop: threading.Event) -> Iterator[Stop]:
+    """The first signal sets `stop`; the second raises Interrupt. The old handlers always come back."""
+    asked = Stop()
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
-        yield
+        yield asked
         return
 
-    def handle(*_: object) -> None:
+    def handle(number: int, _: object) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise Interrupt(number)
+        asked.code = exit_code(number)
         stop.set()
         # not through sys.stderr: the signal may have come in the middle of a write to it
-        os.write(_STDERR, b"\nstopping after this step; Ctrl-C again stops now\n")
+        if first() and (count() == 1 or number == signal.SIGINT):  # a launcher sends SIGTERM where another has failed
+            os.write(_STDERR, b"\nstopping after this step; Ctrl-C again stops now\n")
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = [(number, signal.signal(number, handle)) for number in _SIGNALS]
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def exit_code(number: int) -> int:
+    """130 for Ctrl-C, 143 for SIGTERM, as shells count."""
+    return 128 + number

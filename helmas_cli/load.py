@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from helmas_core.sharing.folder import Place
 
 
+def shared_by(count: int) -> int | None:
+    """Run this command line in `count` processes, and return its exit code; None in one of them, or if it is one."""
+    from helmas_core import processes
+
+    if count == 1 or processes.count() > 1:
+        return None
+    from helmas_core.launch import launch
+
+    return launch("helmas_cli", sys.argv[1:], count)
+
+
 def bridge_file(named: str, screen: Screen) -> Path:
     """The bridge file that is named: itself, the one in a run folder, or that of a shared bridge, fetched."""
     from helmas_core.runs import bridge_file as file_at

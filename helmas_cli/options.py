@@ -87,6 +87,9 @@ Handoff = Annotated[
     Literal["prompt", "reasoning", "latent"] | None,
     typer.Option("--handoff", metavar="HOW", help="What is handed over: prompt, reasoning or latent."),
 ]
+Processes = Annotated[
+    int, typer.Option("--processes", metavar="N", min=1, help="Processes that share the work, one per GPU.")
+]
 Batch = Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Items at once.")]
 
 

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
 from helmas_core.plain import harmless, printable
+from helmas_core.processes import first
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +57,7 @@ class Screen:
 
     @classmethod
     def of(cls, common: Common) -> Screen:
-        return cls(json=common.json, quiet=common.quiet, verbose=common.verbose)
+        return cls(json=common.json, quiet=common.quiet or not first(), verbose=common.verbose)
 
     def document(self, value: Mapping[str, Any]) -> None:
         """The one JSON document of `--json`."""

@@ -126,6 +126,9 @@ class TrainConfig(Section):
     steps: Positive | None = Field(default=None, description="total steps; stages shrink or grow in proportion")
     batch: Positive = Field(default=8, description="items of a step")
     accumulate: Positive = Field(default=1, description="batches of which the gradients make one update")
+    micro_batch: Positive | None = Field(
+        default=None, description="at most so many items at once; larger batches go through the models in parts"
+    )
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="the highest, after warming up")
     student_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="of a student that is trained along, in proportion; None: as the bridge"
@@ -153,6 +156,10 @@ class TrainConfig(Section):
         default=50, description="items of each data set that a validation asks; 0: none"
     )
     checkpoint_every: Positive = Field(default=500, description="steps between checkpoints")
+    keep_checkpoints: Positive = Field(default=2, description="the newest ones; the best bridge is kept beside them")
+    max_skipped: Annotated[int, Field(ge=0)] = Field(
+        default=10, description="steps in a row that may be skipped, because loss or gradient is not finite"
+    )
     log_every: Positive = Field(default=10, description="steps between lines of metrics.jsonl")
     tracker: Literal["tensorboard", "wandb", "trackio"] | None = Field(
         default=None, description="follow the run in another program too; each is an extra of this package"
@@ -268,6 +275,12 @@ class HardwareConfig(Section):
     )
     min_gpu_gib: Annotated[float, Field(ge=0)] = Field(default=0.0, description="0: no GPU needed")
     threads: Positive | None = Field(default=None, description="CPU threads; else torch's own choice")
+    teacher_device: str | None = Field(
+        default=None, description='a device of its own for the teacher, as "cuda:1"; "auto": spread over all there are'
+    )
+    teacher_memory: dict[str, str] | None = Field(
+        default=None, description='what a spread teacher may take of each: {0 = "20GiB", cpu = "60GiB"}'
+    )
 
 
 class Config(Section):

@@ -56,6 +56,10 @@ class TrainingError(HelmasError):
     """Training cannot go on."""
 
 
+class WriteError(HelmasError, OSError):
+    """A file or folder cannot be written: a full disk, a read-only folder, a missing permission."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The fix for a misspelt `word`: the nearest known one, or all of them."""
     known = sorted(known)

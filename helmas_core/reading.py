@@ -63,7 +63,7 @@ class Reader(_Growing):
         known, past = self._beginning(ids)
         self.new = len(ids) - known
         if past is None or self.new:
-            added = pad_left([ids[known:]], self.pad, self.member.model.device)
+            added = pad_left([ids[known:]], self.pad, self.member.device)
             past = capture(self.member.model, *added, self.hidden, past)
         self._kept = _Kept(tuple(ids), past)  # one assignment: an interrupted reading leaves the old text whole
         return past
@@ -73,7 +73,7 @@ class Reader(_Growing):
         if not self.member.latent_steps:
             return self.read(ids)
         self.new = len(ids)
-        return self.member.read(*pad_left([ids], self.pad, self.member.model.device), self.hidden)
+        return self.member.read(*pad_left([ids], self.pad, self.member.device), self.hidden)
 
 
 class BridgedReader(_Growing):

@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,15 +23,16 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from helmas_core.config import Config
+from helmas_core.config import Config, validate
 from helmas_core.errors import CheckpointError, ConfigError
-from helmas_core.files import replacing
+from helmas_core.files import is_leftover, replacing, replacing_files, writing
 
 ROOT = Path("runs")
 BRIDGE = "bridge.safetensors"
 _OURS = ("config.json", "profile.toml", "manifest.json", "metrics.jsonl", BRIDGE, "checkpoints", "figures")
 _OURS += ("report.json", "report.md", "report.html", "items.jsonl", "diagnostics.json", "inspect.json", "inspect.html")
 _OURS += ("baseline.json", "tracking")
+LOCK, OWNER = ".lock", "lock.json"
 _PACKAGES = ("helmas", "torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy")
 _DECIDES_TRAINING = ("pair", "bridge", "train", "data")
 
@@ -138,8 +139,16 @@ class Run:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One line more in metrics.jsonl, at once on disk."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(to_json(record, indent=None) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_metrics(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Leave only the `wanted` rows in metrics.jsonl; lines that a killed process left half written go."""
+        if self.metrics.exists():
+            rows = filter(wanted, read_metrics(self.metrics))
+            write_text(self.metrics, "".join(to_json(row, indent=None) + "\n" for row in rows))
 
     def note(self, **fields: Any) -> None:
         """Add `fields` to the manifest."""
@@ -172,8 +181,8 @@ class Run:
         """
         self.check_removable()
         _clear(self.path)
-        left = sorted(self.path.iterdir())
-        if not left:
+        left = sorted(path for path in self.path.iterdir() if not _passing(path))
+        if not any(self.path.iterdir()):
             self.path.rmdir()
         return left
 
@@ -214,7 +223,7 @@ def default_run_path(root: Path = ROOT, name: str = "run") -> Path:
 
 def check_run_path(path: Path, resume: bool = False, overwrite: bool = False) -> None:
     """Refuse a folder that this run must not write to. Writes nothing."""
-    used = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    used = path.is_file() or (path.is_dir() and not _unused(path))
     is_run = (path / "config.json").is_file() and (path / "manifest.json").is_file()
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", fix="give one of them")
@@ -227,9 +236,22 @@ def check_run_path(path: Path, resume: bool = False, overwrite: bool = False) ->
         raise ConfigError("this run folder is used", where=str(path), fix=fix)
 
 
+def _unused(path: Path) -> bool:
+    """Whether nothing lies in this folder that a new run would spoil: no file of ours but a start that broke off."""
+    names = {inner.name for inner in path.iterdir() if not _passing(inner)}
+    begun = names & {*_OURS} == {"config.json"} and {*Config.model_fields} <= (Run(path).config or {}).keys()
+    return not names or begun
+
+
+def _passing(path: Path) -> bool:
+    """Whether `path` is only there while a command is at work, or since one was killed at it."""
+    return path.name in (LOCK, OWNER) or is_leftover(path)
+
+
 def check_same_config(path: Path, config: Config) -> None:
     """Refuse to resume a run with another configuration, naming the first key that differs."""
-    stored, asked = Run(path).config or {}, config.model_dump(mode="json")
+    stored = validate(Config, Run(path).config or {}).model_dump(mode="json")  # with the keys that are newer than it
+    asked = config.model_dump(mode="json")
     for section in _DECIDES_TRAINING:
         key = _first_difference(stored.get(section), asked[section], section)
         if key:
@@ -261,11 +283,10 @@ def create_run(
         check_same_config(path, config)
         run.note(status="running", finished=None, resumed=[*(run.manifest or {}).get("resumed", []), now()])
         return run
-    _clear(path)
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "config.json", config.model_dump(mode="json"))
-    write_text(path / "profile.toml", profiles_text)
-    write_json(path / "manifest.json", _manifest(config, argv))
+    with writing(path), replacing_files(path, before=lambda: _clear(path)) as staged:
+        write_json(staged / "config.json", config.model_dump(mode="json"))
+        write_text(staged / "profile.toml", profiles_text)
+        write_json(staged / "manifest.json", _manifest(config, argv))
     return run
 
 

@@ -69,12 +69,7 @@ def write_transcript(path: Path, transcript: Transcript) -> None:
     """Save to `path`. ConfigError rather than replace a file that is no saved conversation."""
     if path.exists() and not _is_ours(path):
         raise ConfigError("this file is no saved conversation, and is kept", where=str(path), fix="choose another name")
-    try:
-        write_json(path, transcript.model_dump(mode="json", by_alias=True))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written ({error.strerror})", where=str(path), fix="choose another place"
-        ) from error
+    write_json(path, transcript.model_dump(mode="json", by_alias=True))
 
 
 def read_transcript(path: Path) -> Transcript:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from helmas_cli.commands.eval import per_task
-from helmas_cli.options import Batch, Common, Split, flag_tree, resolve
+from helmas_cli.options import Batch, Common, Processes, Split, flag_tree, resolve
 from helmas_cli.report import document_of, show_reports
 from helmas_cli.ui import Screen
+from helmas_core.processes import first
 
 if TYPE_CHECKING:
     from helmas_core.config import Config
 
 
-def baseline(common: Common, split: Split = None, batch: Batch = None) -> int:
+def baseline(common: Common, split: Split = None, batch: Batch = None, processes: Processes = 1) -> int:
     """Measure student and teacher alone, each with its own prompt."""
     screen = Screen.of(common)
     config = resolve(common, flag_tree(common, "eval", eval__split=split, eval__batch=batch))
@@ -21,9 +22,13 @@ def baseline(common: Common, split: Split = None, batch: Batch = None) -> int:
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "baseline", config, out=common.out and str(common.out))
+    from helmas_cli.load import shared_by
+
+    if (code := shared_by(processes)) is not None:
+        return code
     reports = _measure(config, screen)
     show_reports(screen, reports)
-    if common.out:
+    if common.out and first():
         from helmas_core.runs import write_json
 
         path = common.out.expanduser() / "baseline.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from helmas_cli.options import (
     Batch,
     Common,
     Handoff,
+    Processes,
     Split,
     arms_of,
     flag_tree,
@@ -23,6 +25,7 @@ from helmas_cli.options import (
 )
 from helmas_cli.report import Gate, document_of, failures, gate, show_comparison, show_reports
 from helmas_cli.ui import Screen
+from helmas_core.processes import first
 
 if TYPE_CHECKING:
     from helmas_core.bridges.base import Bridge as AnyBridge
@@ -68,9 +71,10 @@ def evaluate(
     allow_overlap: AllowOverlap = False,
     lm_eval: LmEval = None,
     num_fewshot: Shots = None,
+    processes: Processes = 1,
 ) -> int:
     """Evaluate a bridge, or several beside each other, on unseen items; pair, method and hand-off come from it."""
-    from helmas_cli.load import open_bridge
+    from helmas_cli.load import open_bridge, shared_by
 
     screen = Screen.of(common)
     own: dict[str, Any] = {
@@ -85,21 +89,16 @@ def evaluate(
         own["eval__arms"] = own["eval__arms"] or HARNESS_ARMS
     flags = flag_tree(common, "eval", **own)
     if len(bridge) > 1:
-        return _evaluate_several(common, screen, flags, bridge, fail_under)
+        return _evaluate_several(common, screen, flags, bridge, fail_under, processes)
     path, config = open_bridge(common, flags, bridge[0])
     gates = [gate(text, config.eval.arms) for text in fail_under]
     if common.dry_run:
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "eval", config, bridge=str(path), out=common.out and str(common.out), lm_eval=lm_eval)
-    if lm_eval is None:
-        found = _evaluate(config, path, screen, bool(common.out))
-    else:
-        found = _run_harness(config, path, screen, lm_eval, num_fewshot)
-    reports = [report for report, _, _ in found]
-    show_reports(screen, reports)
-    if common.out:
-        _write(screen, found, common.out, path)
+    if (code := shared_by(processes)) is not None:
+        return code
+    reports = _report(config, path, screen, common.out, (lm_eval, num_fewshot))
     if not config.eval.allow_inexact and any((one.get("exactness") or {}).get("differ") for one in reports):
         from helmas_core.evaluation.guards import require_exact
 
@@ -110,14 +109,38 @@ def evaluate(
 def _judge(gates: Sequence[Gate], reports: Sequence[Mapping[str, Any]]) -> int:
     """The exit code: whether all gates are met; those that are not are told."""
     missed = failures(gates, reports)
-    for line in missed:
+    for line in missed if first() else []:
         typer.echo(line, err=True)
     return GATE_MISSED if missed else 0
 
 
+def _report(
+    config: Config, path: Path, screen: Screen, out: Path | None, harness: tuple[str | None, int | None]
+) -> list[dict[str, Any]]:
+    """Evaluate, show, and write to `out`, which no other command may use meanwhile."""
+    from helmas_core.lock import locked
+
+    with locked(out.expanduser(), screen.note) if out and first() else nullcontext():
+        tasks, shots = harness
+        found = (
+            _run_harness(config, path, screen, tasks, shots) if tasks else _evaluate(config, path, screen, bool(out))
+        )
+        reports = [report for report, _, _ in found]
+        show_reports(screen, reports)
+        if out and first():
+            _write(screen, found, out, path)
+    return reports
+
+
 def _evaluate_several(
-    common: Common, screen: Screen, flags: Mapping[str, Any], bridges: Sequence[str], fail_under: Sequence[str]
+    common: Common,
+    screen: Screen,
+    flags: Mapping[str, Any],
+    bridges: Sequence[str],
+    fail_under: Sequence[str],
+    processes: int,
 ) -> int:
+    from helmas_cli.load import shared_by
     from helmas_cli.several import each, evaluate_several, open_several
 
     opened = open_several(common, flags, bridges)
@@ -127,12 +150,14 @@ def _evaluate_several(
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "eval", config, bridges=", ".join(opened))
+    if (code := shared_by(processes)) is not None:
+        return code
     document = evaluate_several(screen, opened)
     if screen.json:
         screen.document(document)
     else:
         show_comparison(screen, document)
-    if common.out:
+    if common.out and first():
         from helmas_core.report.comparison import write_comparison
 
         for path in write_comparison(common.out.expanduser(), document):

@@ -152,7 +152,7 @@ def remove(common: Common, names: Names, yes: Yes = False) -> int:
     for run in runs:  # all of them first, so that a bad name among several costs nothing
         run.check_removable()
     going = not common.dry_run and (yes or agreed(_question(runs), "runs rm"))
-    left = {str(run.path): [str(path) for path in run.remove()] for run in runs} if going else {}
+    left = {str(run.path): [str(path) for path in _removed(run)] for run in runs} if going else {}
     if screen.json:
         screen.document({"schema": 1, "command": "runs rm", "removed": list(left), "left": left})
         return 0
@@ -161,6 +161,13 @@ def remove(common: Common, names: Names, yes: Yes = False) -> int:
     if not going:
         screen.note(f"kept {', '.join(str(run.path) for run in runs)}")
     return 0
+
+
+def _removed(run: Run) -> list[Path]:
+    from helmas_core.lock import locked
+
+    with locked(run.path):
+        return run.remove()
 
 
 def _question(runs: Sequence[Run]) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.interrupt import stop_on_interrupt
-from helmas_cli.options import Common, check_task, flag_tree, profiles_text, resolve
+from helmas_cli.options import Common, Processes, check_task, flag_tree, profiles_text, resolve
 from helmas_cli.report import show_report
 from helmas_cli.ui import Screen
+from helmas_core import processes as group
 
 if TYPE_CHECKING:
     from helmas_core.config import Config
@@ -23,17 +24,35 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 
 
-def train(common: Common, resume: Resume = False, overwrite: Overwrite = False) -> int:
+def train(common: Common, resume: Resume = False, overwrite: Overwrite = False, processes: Processes = 1) -> int:
     """Train a bridge and write it, its checkpoints and its report to a run folder (--out)."""
     screen = Screen.of(common)
-    path = _run_path(common, resume)
+    path = group.broadcast(_run_path(common, resume))
     config = _config(common, path, resume, overwrite)
     if common.dry_run:
         from helmas_cli.plan import show_plan
 
         return show_plan(screen, "train", config, out=str(path))
+    from helmas_cli.load import shared_by
+    from helmas_core.lock import locked
+
+    if (code := shared_by(processes)) is not None:
+        return code
+    with locked(path, screen.note) if group.first() else nullcontext():
+        document, code = _begin(common, config, path, screen, resume, overwrite)
+    if screen.json:
+        screen.document(document)
+    else:
+        _show(screen, document)
+    return code
+
+
+def _begin(
+    common: Common, config: Config, path: Path, screen: Screen, resume: bool, overwrite: bool
+) -> tuple[dict[str, Any], int]:
+    """Check what can be checked, load the pair, make the run folder, train."""
     from helmas_cli.load import check_bridge, check_items, check_machine, open_pair
-    from helmas_core.runs import create_run
+    from helmas_core.runs import Run, create_run
     from helmas_core.training.tracking import check_tracker
 
     check_tracker(config.train.tracker)
@@ -43,15 +62,13 @@ def train(common: Common, resume: Resume = False, overwrite: Overwrite = False) 
     if config.train.eval_samples:
         check_items(config, "validation", config.train.eval_samples)
     pair = open_pair(config, hardware, screen)
-    text = profiles_text(common.profile)
-    run = create_run(path, config, sys.argv, resume=resume, overwrite=overwrite, profiles_text=text)
-    run.note(decisions=list(hardware.reasons), pair=pair.describe())
-    document, code = _train(config, pair, run, screen, resume)
-    if screen.json:
-        screen.document(document)
-    else:
-        _show(screen, document)
-    return code
+    run = Run(path)
+    if group.first():
+        text = profiles_text(common.profile)
+        run = create_run(path, config, sys.argv, resume=resume, overwrite=overwrite, profiles_text=text)
+        run.note(decisions=list(hardware.reasons), pair=pair.describe(), processes=group.count())
+    group.agree(False)  # the folder is there when the others look at it
+    return _train(config, pair, run, screen, resume)
 
 
 def _run_path(common: Common, resume: bool) -> Path:
@@ -73,7 +90,9 @@ def _config(common: Common, path: Path, resume: bool, overwrite: bool) -> Config
     config = resolve(common, flags)
     for name in config.data.shares():
         check_task(name)
-    check_run_path(path, resume, overwrite)
+    if group.first():  # it makes the folder, perhaps before another one comes here
+        check_run_path(path, resume, overwrite)
+    group.agree(False)
     if resume:
         config = resolve(common, flags, None if common.profile else Run(path).config)
         check_same_config(path, config)
@@ -84,21 +103,28 @@ def _train(config: Config, pair: Pair, run: Run, screen: Screen, resume: bool) -
     """The training document and the exit code; the manifest says how it ended, whatever happens."""
     from helmas_core.training.session import train_bridge
 
-    status = "failed"
     try:
-        with screen.progress() as meter, stop_on_interrupt(meter.stop):
+        with screen.progress() as meter, stop_on_interrupt(meter.stop) as asked:
             document = train_bridge(config, pair, run, meter, resume)
         # an interrupt in the last validation comes too late to leave anything that --resume would train
         unfinished = document["steps"] < config.train.total_steps()
-        status = "interrupted" if meter.stop_requested() and unfinished else "done"
-        run.write_report(document)
-        return document, INTERRUPTED if status == "interrupted" else 0
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        if not (status == "failed" and not resume and run.discard()):
+        status = "interrupted" if group.agree(meter.stop_requested()) and unfinished else "done"
+        if group.first():
+            run.write_report(document)
             run.finish(status)
+        return document, asked.code if status == "interrupted" else 0
+    except BaseException as error:
+        with suppress(OSError):  # what went wrong is worth more than a manifest that a full disk does not take
+            if group.first():
+                _close(run, error, resume)
+        raise
+
+
+def _close(run: Run, error: BaseException, resume: bool) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        run.finish("interrupted")
+    elif resume or not run.discard():
+        run.finish("failed")
 
 
 def _show(screen: Screen, document: dict[str, Any]) -> None:

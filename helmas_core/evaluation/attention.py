@@ -30,7 +30,7 @@ def attention_weights(model: PreTrainedModel, cache: KVCache, query: Sequence[in
         return _returned(model, cache, ids, mask)
     with record_queries(model, whole=True) as seen:
         forward(model, cache, ids, mask)
-    return [_weights(seen, layer)[0] for layer in range(len(seen.queries))]
+    return [_weights(seen, layer)[0].to(cache.mask.device) for layer in range(len(seen.queries))]
 
 
 def _returned(model: PreTrainedModel, cache: KVCache, ids: Tensor, mask: Tensor) -> list[Tensor]:

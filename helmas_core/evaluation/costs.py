@@ -82,6 +82,19 @@ class Costs:
         self.peak = peak if self.peak is None else max(self.peak, peak or 0.0)
         self.joules = joules if self.joules is None else self.joules + (joules or 0.0)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Costs]) -> Costs:
+        """One arm's ledgers of several processes; the peak is that of the device that had the highest."""
+        whole = cls(parts[0].arm)
+        for part in parts:
+            whole.rows += part.rows
+            for name, count in part.moved.items():
+                whole.moved[name] = whole.moved.get(name, 0) + count
+        whole.peak = max((part.peak for part in parts if part.peak is not None), default=None)
+        spent = [part.joules for part in parts if part.joules is not None]
+        whole.joules = sum(spent) if spent else None
+        return whole
+
     def summary(self, timed: bool) -> dict[str, Any]:
         """The arm's entry under `costs`; times and energy are null unless `timed`, bytes are per item.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from helmas_core import processes
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import CONTROLS, Config
 from helmas_core.data.parse import same_answer
@@ -35,6 +36,7 @@ from helmas_core.models.tokens import decode, endings
 from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import git_state, versions
 
+Part = TypeVar("Part")
 Key = tuple[str, str]
 TIMES = ("seconds_p50", "seconds_p95", "tokens_per_second")
 CONTRASTS = (("bridge", "student"), ("bridge", "deranged"), ("bridge", "text"), ("bridge", "teacher"), ("own", "text"))
@@ -63,6 +65,19 @@ class Tally:
             key = (example.task.name, example.item.id)
             self.tokens[key], self.texts[key] = tokens, text
             self.right[key] = same_answer(example.task, predicted, example.item.answer)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tally]) -> Tally:
+        """One arm's answers of several processes, which share no item."""
+        whole = cls()
+        for part in parts:
+            whole.right |= part.right
+            whole.tokens |= part.tokens
+            whole.texts |= part.texts
+            whole.seconds += part.seconds
+            whole.unparsed += part.unparsed
+            whole.truncated += part.truncated
+        return whole
 
     def summary(self, timed: bool) -> dict[str, Any]:
         """The arm's part of the document; times are null unless it was `timed`.
@@ -110,6 +125,7 @@ def evaluate_examples(
 ) -> dict[str, Any]:
     """The same for examples that are at hand, and every item's answers under "items".
 
+    Several processes share the batches, which are those that one would make; each has the whole document in the end.
     Stopped is raised when a person asks for it between two batches."""
     groups = batches(examples, config.eval.batch)
     if "deranged" in arms and any(
@@ -122,20 +138,23 @@ def evaluate_examples(
     runner = Arms(pair, bridge, config.eval.max_new_tokens, states, config.train.seed)
     warm_up(pair, bridge, arms, groups[0])
     gauge = Gauge(pair.device)
-    progress.start("evaluate", len(groups) * len(arms))
-    for index, group in enumerate(groups):
+    rounds = own_rounds(groups)
+    progress.start("evaluate", len(rounds) * len(arms))
+    for index, group in enumerate(rounds):
         for place, arm in enumerate(arms):
-            if progress.stop_requested():
+            if processes.agree(progress.stop_requested()):
                 progress.finish()
                 raise Stopped
-            with torch.no_grad():
-                gauge.reset()
-                begin = clock(pair.device)
-                written = runner.run(arm, group)
-                tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued=True)
-                costs[arm].add(runner.ledger, group.examples, gauge.peak(), gauge.joules())
+            if group is not None:
+                with torch.no_grad():
+                    gauge.reset()
+                    begin = clock(pair.device)
+                    written = runner.run(arm, group)
+                    tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued=True)
+                    costs[arm].add(runner.ledger, group.examples, gauge.peak(), gauge.joules())
             progress.update(index * len(arms) + place + 1, arm=arm)
     progress.finish()
+    tallies, costs = _of_all(tallies, Tally.joined), _of_all(costs, Costs.joined)
     spent = {arm: cost.summary(timed=not config.eval.reuse) for arm, cost in costs.items()}
     return report_of(config, pair, bridge, split, examples, tallies, costs=spent)
 
@@ -152,6 +171,18 @@ def report_of(
     """The document of arms that have answered, with `more` in it, and every item's answers under "items"."""
     document = {**_document("eval", config, pair, bridge, split, examples, tallies), **more}
     return {**_judged(document, config, pair, examples, tallies), "items": item_records(examples, tallies)}
+
+
+def own_rounds(groups: Sequence[Batch]) -> list[Batch | None]:
+    """This process's batches; None in the last round where there are more processes than batches left."""
+    own = list[Batch | None](processes.mine(groups))
+    return own + [None] * (-(-len(groups) // processes.count()) - len(own))
+
+
+def _of_all(own: dict[str, Part], join: Callable[[Sequence[Part]], Part]) -> dict[str, Part]:
+    """What all processes have of each arm, joined."""
+    found = processes.gather(own)
+    return {arm: join([part[arm] for part in found]) for arm in own}
 
 
 def _judged(
@@ -216,8 +247,9 @@ def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
     tallies = {"student": Tally(), "teacher": Tally()}
     groups = batches(examples, config.eval.batch)
     warm_up(pair, None, ("student", "teacher"), groups[0])
-    progress.start("baseline", 2 * len(groups))
-    for index, group in enumerate(groups):
+    own = processes.mine(groups)
+    progress.start("baseline", 2 * len(own))
+    for index, group in enumerate(own):
         for place, (arm, member) in enumerate((("student", pair.student), ("teacher", pair.teacher))):
             begin = clock(pair.device)
             written = _alone(config, pair, member, group.examples)
@@ -225,6 +257,7 @@ def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
             tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued)
             progress.update(2 * index + place + 1, arm=arm)
     progress.finish()
+    tallies = _of_all(tallies, Tally.joined)
     return _document("baseline", config, pair, None, config.eval.split, examples, tallies)
 
 

@@ -16,7 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from helmas_core.errors import ConfigError
+from helmas_core.files import replacing
 from helmas_core.plain import printable
 
 # The names are those of the page's custom properties; no two colours are alike, so that SVG can be told which is which.
@@ -265,7 +265,7 @@ def curve_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     return figure
 
 
-_NO_LOSS = ("step", "event", "stage", "seconds", "learning_rate", "tokens_per_second", "n")
+_NO_LOSS = ("step", "event", "stage", "seconds", "learning_rate", "tokens_per_second", "n", "skipped")
 
 
 def _losses(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, cycle: Sequence[str], alone: int | None) -> None:
@@ -295,15 +295,9 @@ def file_stem(dataset: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG on white. ConfigError where nothing can be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with styled():
-            figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written: {error.strerror}", where=str(path), fix="choose another --out"
-        ) from error
+    """As PNG on white, whole or not at all."""
+    with replacing(path) as partial, styled():
+        figure.savefig(partial, dpi=150)
 
 
 def svg(figure: Figure, prefix: str) -> str:

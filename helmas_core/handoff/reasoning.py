@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helmas_core import processes
 from helmas_core.config import Config
 from helmas_core.data.item import Item
 from helmas_core.data.parse import same_answer
@@ -32,6 +33,7 @@ def think(config: Config, pair: Pair, task: Task, items: Sequence[Item], progres
     """One thought per item, in the items' order; None for an item whose hand-off takes no reasoning.
 
     With `train.store`, what an earlier or interrupted run thought is read from there; each batch goes there at once.
+    Several processes share the batches, and the first one's words are everybody's where another run writes meanwhile.
     """
     asked = [i for i, item in enumerate(items) if takes_reasoning(item, config.data.handoff)]
     if not asked:
@@ -42,12 +44,12 @@ def think(config: Config, pair: Pair, task: Task, items: Sequence[Item], progres
     writer = digest(producer(pair, pair.teacher), ends)
     keys = {i: digest(writer, prompts[i], sources[i]) for i in asked}
     known = open_thoughts(config.train, progress)
-    missing = {keys[i]: sources[i] for i in asked if known.get(keys[i]) is None}
+    missing = processes.broadcast({keys[i]: sources[i] for i in asked if known.get(keys[i]) is None})
     if config.train.store is not None:
         found = sum(key not in missing for key in keys.values())
         progress.note(f"store: {found} of {len(asked)} thoughts about {task.name} known")
     _think_anew(config, pair, task, missing, known, progress)
-    thoughts = [known.get(keys[i]) if i in keys else None for i in range(len(items))]
+    thoughts = processes.broadcast([known.get(keys[i]) if i in keys else None for i in range(len(items))])
     _warn(config, task, [thought for thought in thoughts if thought], progress)
     return thoughts
 
@@ -57,13 +59,17 @@ def _think_anew(
 ) -> None:
     """Let the teacher write about each of `sources`, batch by batch of like length, and add it to `known`."""
     order, size = sorted(sources, key=lambda key: len(sources[key])), config.eval.batch
-    progress.start(f"teacher thinks about {task.name}", len(order))
-    for begin in range(0, len(order), size):
-        keys = order[begin : begin + size]
+    own = processes.mine([order[begin : begin + size] for begin in range(0, len(order), size)])
+    progress.start(f"teacher thinks about {task.name}", sum(map(len, own)))
+    new: dict[str, Thought] = {}
+    for keys in own:
         written = write_thoughts(pair, task.cue, [sources[key] for key in keys], config.data.reasoning_tokens)
-        known.put(dict(zip(keys, written, strict=True)))
-        progress.update(begin + len(keys))
+        known.put(batch := dict(zip(keys, written, strict=True)))
+        new |= batch
+        progress.update(len(new))
     progress.finish()
+    for theirs in processes.gather(new):
+        known.add(theirs)
 
 
 def write_thoughts(pair: Pair, cue: str, sources: Sequence[Sequence[int]], limit: int) -> list[Thought]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from helmas_core import processes
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.shelf import Ids, Shelf
 from helmas_core.handoff.store import GIB, Store
@@ -15,7 +16,7 @@ from helmas_core.models.tokens import pad_left
 
 
 class States:
-    """Reads sources with one frozen model, [B, H, T, D] per layer, left-padded, on the model's device.
+    """Reads sources with one frozen model, [B, H, T, D] per layer, left-padded, on the pair's device.
 
     `fill` keeps what fits in `budget` bytes, row by row without padding, in the model's own dtype on the host, so
     that later epochs never run the model again. What is kept depends on the sources alone and not on the order in
@@ -24,7 +25,7 @@ class States:
     A `shelf` keeps the same rows on disk. It is filled in the same groups, whole groups at a time, and groups are made
     of what is missing: a run that is repeated, or was killed while it filled, finds or computes the very digits that
     it would have without a shelf and with memory for all. Rows that another run read in other groups keep that
-    run's last digits.
+    run's last digits. Several processes with a shelf share the groups, and find on it what the others have read.
 
     `hidden` names the hidden states that come with the caches, as `models.cache.read` counts them.
     """
@@ -37,17 +38,24 @@ class States:
         self.used = 0
 
     def fill(self, sources: Iterable[Ids], batch: int, on_read: Callable[[int], None] = lambda _: None) -> None:
-        """Read `sources` in groups of like length until the budgets are used up; `on_read` gets each group's size."""
+        """Read `sources` in groups of like length until the budgets are used up; `on_read` gets each group's size.
+
+        Of several processes all must ask for the same ones, if there is a shelf.
+        """
         if self.shelf is not None:
             self.shelf.store.refresh()
         ordered = sorted(set(sources), key=lambda ids: (len(ids), ids))
-        missing = [source for source in ordered if not self._fetch(source)]
+        missing = [index for index, source in enumerate(ordered) if not self._fetch(source)]
         on_read(len(ordered) - len(missing))
-        for begin in range(0, len(missing), batch):
-            group = missing[begin : begin + batch]
+        shared = self.shelf is not None and processes.count() > 1
+        missing = processes.broadcast(missing) if shared else missing  # another run may write to the folder meanwhile
+        groups = [[ordered[i] for i in missing[begin : begin + batch]] for begin in range(0, len(missing), batch)]
+        for group in processes.mine(groups) if shared else groups:
             if self.used < self.budget or self._shelf_open():
                 self._keep(group)
             on_read(len(group))
+        if shared:
+            on_read(self._take(groups))
 
     def read(self, sources: Sequence[Ids]) -> KVCache:
         """The batch of caches of `sources`; the model runs only for those that are neither in memory nor on disk."""
@@ -55,7 +63,7 @@ class States:
         missing = [source for source, row in zip(sources, known, strict=True) if row is None]
         if len(missing) == len(sources):
             return self._run(sources)
-        device = self.member.model.device
+        device = self.member.device
         fresh = self._run(missing) if missing else None
         rows = iter([] if fresh is None else [fresh.row(index) for index in range(len(missing))])
         return KVCache.join([next(rows) if row is None else row.to(device) for row in known])
@@ -65,9 +73,9 @@ class States:
         return 0 if self.shelf is None else sum(source in self.shelf for source in set(sources))
 
     def _run(self, sources: Sequence[Ids]) -> KVCache:
-        model = self.member.model
-        with torch.autocast(model.device.type, enabled=False):  # the same numbers inside training as outside
-            return self.member.read(*pad_left(sources, self.pad, model.device), self.hidden)
+        device = self.member.device
+        with torch.autocast(device.type, enabled=False):  # the same numbers inside training as outside
+            return self.member.read(*pad_left(sources, self.pad, device), self.hidden)
 
     def _keep(self, group: Sequence[Ids]) -> None:
         read = self._run(group)
@@ -77,6 +85,15 @@ class States:
         if self.used < self.budget:
             for source, row in zip(group, rows, strict=True):
                 self._remember(source, row)
+
+    def _take(self, groups: Sequence[Sequence[Ids]]) -> int:
+        """Find on the shelf what the other processes have read, when all have; returns how many sources that is."""
+        assert self.shelf is not None
+        processes.agree(False)
+        self.shelf.store.refresh()
+        own = {source for group in processes.mine(groups) for source in group}
+        theirs = [source for group in groups for source in group if source not in own]
+        return len([self._fetch(source) for source in theirs])
 
     def _fetch(self, source: Ids) -> bool:
         """Whether `source` is on disk; it is taken into memory while there is room."""

@@ -94,8 +94,8 @@ class Store:
                 self._close(f"full at {self.gib:g} GiB (train.store_gib)")
             if not self.closed:
                 self._write(flat, Index(entries={key: _layout(entry) for key, entry in entries.items()}))
-        except (OSError, SafetensorError) as error:
-            self._close(f"cannot be written ({error})")
+        except OSError as error:
+            self._close(f"cannot be written ({error.__cause__ or error})")
 
     def bytes(self) -> int:
         """The size of all shards, everyone's."""

@@ -46,9 +46,13 @@ class Thoughts:
     def get(self, key: str) -> Thought | None:
         return self._known.get(key)
 
+    def add(self, thoughts: Mapping[str, Thought]) -> None:
+        """Know `thoughts`, which another process has put."""
+        self._known |= thoughts
+
     def put(self, thoughts: Mapping[str, Thought]) -> None:
         """Add `thoughts`; they are on the disk when this returns."""
-        self._known |= thoughts
+        self.add(thoughts)
         if self.folder is None:
             return
         lines = [Line(key=key, thought=thought).model_dump_json() + "\n" for key, thought in thoughts.items()]
@@ -56,7 +60,7 @@ class Thoughts:
             with replacing(self.folder / f"{digest(sorted(thoughts))}.jsonl") as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
         except OSError as error:
-            self.note(f"store: thoughts cannot be kept ({error})")
+            self.note(f"store: thoughts cannot be kept ({error.__cause__ or error})")
 
     def _read(self, path: Path) -> None:
         try:

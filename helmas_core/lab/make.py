@@ -162,7 +162,7 @@ def train(model: PreTrainedModel, encode: PreTrainedTokenizerFast, recipe: Recip
     optimiser = torch.optim.AdamW(
         [*(p for p in model.parameters() if p.requires_grad), *head.parameters()], betas=(0.9, 0.98), weight_decay=0.01
     )
-    rng, begin = random.Random(seed), time.time()
+    rng, begin = random.Random(seed), time.perf_counter()
     for step in range(recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = rate(step, recipe.steps, recipe.peak)
@@ -182,7 +182,7 @@ def train(model: PreTrainedModel, encode: PreTrainedTokenizerFast, recipe: Recip
         if step % 100 == 0 or step == recipe.steps - 1:
             right = {"arithmetic": a_right, "relay": r_right, "copy": c_right, "value": v_right}
             shown = {name: round(share, 3) for name, share in right.items()}
-            print(json.dumps({"step": step, **shown, "seconds": round(time.time() - begin)}), flush=True)
+            print(json.dumps({"step": step, **shown, "seconds": round(time.perf_counter() - begin)}), flush=True)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from helmas_core.errors import CacheError
-from helmas_core.models.layers import layer_states
+from helmas_core.models.layers import layer_devices, layer_states
 
 TransformersCache = DynamicCache
 
@@ -22,6 +22,8 @@ TransformersCache = DynamicCache
 @dataclass(frozen=True)
 class KVCache:
     """Keys and values of every layer, [B, H, T, D] each, with what attention needs to know about the tokens.
+
+    All of it is on one device, whichever its model computes on.
 
     `mask` [B, T] is True on real tokens; `positions` [B, T] are the RoPE positions that the keys were (or will
     be) rotated to; `rotated` says whether RoPE is on the keys.
@@ -66,6 +68,15 @@ class KVCache:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> KVCache:
         moved = self.map(lambda t: t.to(device=device, dtype=dtype or t.dtype))
         return moved._about(lambda t: t.to(device))
+
+    def on(self, model: PreTrainedModel) -> KVCache:
+        """What `model` can go on from: each layer in its dtype, where it computes that layer."""
+        where = layer_devices(model)
+        keys, values = (
+            tuple(t.to(device, model.dtype) for t, device in zip(part, where, strict=True))
+            for part in (self.keys, self.values)
+        )
+        return replace(self, keys=keys, values=values)
 
     def row(self, index: int) -> KVCache:
         """One row without its padding, batch 1."""
@@ -173,10 +184,10 @@ def capture(
     """`read` without a gradient, after `past` if given: then what `model` keeps of both. `past` is left as it was."""
     if past is None:
         return read(model, ids, mask, hidden)
-    filled, seen = past.to_transformers(), torch.cat((past.mask, mask.bool()), 1)
+    filled, seen = past.on(model).to_transformers(), torch.cat((past.mask, mask.bool()), 1)
     positions = positions_of(mask.bool()) + past.next_positions()[:, None]
     states = _pass(model, filled, seen, positions, hidden, input_ids=ids)
-    new = ([t[:, :, past.length :] for t in part] for part in read_layers(filled))
+    new = ([t[:, :, past.length :].to(mask.device) for t in part] for part in read_layers(filled))
     keys, values = (tuple(part) for part in new)
     return past.append(KVCache(keys, values, mask.bool(), positions, True, ids, states))
 
@@ -190,7 +201,7 @@ def read(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int
     mask = mask.bool()
     positions, filled = positions_of(mask) + start, empty_cache()
     states = _pass(model, filled, mask, positions, hidden, input_ids=ids)
-    return KVCache(*read_layers(filled), mask, positions, True, ids, states)
+    return KVCache(*read_layers(filled), mask, positions, True, ids, states).to(mask.device)
 
 
 def extend(model: PreTrainedModel, state: KVCache, inputs: Tensor, hidden: Sequence[int] = ()) -> KVCache:
@@ -198,12 +209,12 @@ def extend(model: PreTrainedModel, state: KVCache, inputs: Tensor, hidden: Seque
 
     `hidden` are those that `state` has.
     """
-    filled, added = state.to_transformers(), state.mask.new_ones(len(inputs), 1)
+    filled, added = state.on(model).to_transformers(), state.mask.new_ones(len(inputs), 1)
     mask = torch.cat((state.mask, added), 1)
     positions = torch.cat((state.positions, state.next_positions()[:, None]), 1)
     states = _pass(model, filled, mask, positions[:, -1:], hidden, inputs_embeds=inputs)
     joined = tuple(torch.cat(pair, 2) for pair in zip(state.hidden, states, strict=True))
-    return KVCache(*read_layers(filled), mask, positions, True, None, joined)
+    return KVCache(*read_layers(filled), mask, positions, True, None, joined).to(mask.device)
 
 
 def _pass(
@@ -214,10 +225,10 @@ def _pass(
     hidden: Sequence[int],
     **given: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Let `model` read on into `filled`; its hidden states of `hidden`, [B, 1, T, E] each."""
+    """Let `model` read on into `filled`; its hidden states of `hidden`, [B, 1, T, E] each, on the mask's device."""
+    tensors = {"attention_mask": mask.long(), "position_ids": positions, **given}
+    placed = {name: tensor.to(model.device) for name, tensor in tensors.items()}
     with layer_states(model, hidden) if hidden else nullcontext({}) as seen:
-        out = model.base_model(
-            attention_mask=mask.long(), position_ids=positions, past_key_values=filled, use_cache=True, **given
-        )
+        out = model.base_model(past_key_values=filled, use_cache=True, **placed)
     seen[len(filled.layers)] = out.last_hidden_state
-    return tuple(seen[i][:, None] for i in hidden)
+    return tuple(seen[i][:, None].to(mask.device) for i in hidden)

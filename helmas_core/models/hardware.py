@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from helmas_core.config import Config, PairConfig, find_profile, load_config, profile_names, read_toml
+from helmas_core import processes
+from helmas_core.config import Config, HardwareConfig, PairConfig, find_profile, load_config, profile_names, read_toml
 from helmas_core.errors import ConfigError, HelmasError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -29,6 +30,14 @@ def clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a GPU or the host has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    told = ("can't allocate memory", "out of memory", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
 
 
 def gpu_gib() -> float:
@@ -73,11 +82,39 @@ def resolve_hardware(config: Config) -> Hardware:
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     gpu = torch.cuda.is_available() and config.hardware.device != "cpu"
-    device = torch.device("cuda" if gpu else "cpu")
+    device = own_gpu() if gpu else torch.device("cpu")
     dtype, why_dtype = _dtype(config.pair, gpu)
     attention, why_attention = _attention(config.pair, gpu, dtype)
     check_bits(config.pair, gpu)
-    return Hardware(device, dtype, attention, (f"device {device.type}", why_dtype, why_attention))
+    check_teacher_device(config.hardware)
+    count = processes.count()
+    share = f"device {device.type}" + (f", one of {count} processes" if count > 1 else "")
+    return Hardware(device, dtype, attention, (share, why_dtype, why_attention))
+
+
+def own_gpu() -> torch.device:
+    """The GPU of this process: one each."""
+    place, count = processes.local()
+    if count == 1:
+        return torch.device("cuda")
+    if count > torch.cuda.device_count():
+        what = f"{count} processes for {torch.cuda.device_count()} GPU(s)"
+        raise ConfigError(what, where="--processes", fix="start as many as there are GPUs, or set hardware.device=cpu")
+    return torch.device("cuda", place)
+
+
+def check_teacher_device(asked: HardwareConfig) -> None:
+    """ConfigError for a teacher's device that this machine lacks, and for memory limits without a spread teacher."""
+    name, where = asked.teacher_device, "hardware.teacher_device"
+    if asked.teacher_memory is not None and name != "auto":
+        raise ConfigError(
+            "limits for a teacher that is not spread", where="hardware.teacher_memory", fix=f'set {where} = "auto"'
+        )
+    if name in (None, "auto"):
+        return
+    known = ["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in known:
+        raise ConfigError(f'no device "{name}" here', where=where, fix=f"choose one of {', '.join(known)}")
 
 
 def check_bits(pair: PairConfig, gpu: bool) -> None:

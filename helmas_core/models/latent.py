@@ -36,7 +36,8 @@ class Latent:
     def inputs(self, states: Tensor) -> Tensor:
         """Last hidden states [B, 1, E] as input embeddings: mapped, then scaled to the embeddings' usual length."""
         if self._map is None:
-            self._map = aligning(self.model)
+            weight, length = aligning(self.model)
+            self._map = weight.to(states.device), length.to(states.device)
         weight, length = self._map
         mapped = states.float() @ weight
         return (mapped * (length / mapped.norm(dim=-1, keepdim=True).clamp(min=1e-6))).to(states.dtype)

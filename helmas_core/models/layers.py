@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -35,6 +36,18 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     """What attends in each layer, in order: the modules that transformers marks as causal or not."""
     return [module for module in decoder(model).modules() if hasattr(module, "is_causal")]
+
+
+def layer_devices(model: PreTrainedModel) -> list[torch.device]:
+    """Where each layer computes, also if its weights lie elsewhere until then."""
+    return [_device(layer) for layer in decoder_layers(model)]
+
+
+def _device(layer: nn.Module) -> torch.device:
+    """accelerate's hooks say so where it has spread a model."""
+    hook = getattr(layer, "_hf_hook", None)
+    known = [getattr(one, "execution_device", None) for one in getattr(hook, "hooks", (hook,))]
+    return next((torch.device(one) for one in known if one is not None), next(layer.parameters()).device)
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import align_module_device, get_max_memory
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -21,7 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from helmas_core.config import Config
+from helmas_core import processes
+from helmas_core.config import Config, HardwareConfig
 from helmas_core.errors import ConfigError, PairError
 from helmas_core.models.backends import count_windows_by_token, usable_backend
 from helmas_core.models.cache import KVCache, capture
@@ -49,10 +51,16 @@ class Member:
     fingerprint: str
     rope_residual: float
     latent: Latent | None = None  # steps that it thinks after what it reads
+    home: torch.device | None = None  # where the pair wants what it keeps, if that is not where it computes
 
     @property
     def latent_steps(self) -> int:
         return 0 if self.latent is None else self.latent.steps
+
+    @property
+    def device(self) -> torch.device:
+        """Where its caches are wanted; ids that it is to read are given there too."""
+        return self.home or self.model.device
 
     def read(self, ids: Tensor, mask: Tensor, hidden: Sequence[int] = ()) -> KVCache:
         """What it keeps of `ids` [B, T], T places or those of its latent steps more. No gradient."""
@@ -169,10 +177,14 @@ def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] 
         listed = "; ".join(f"{p.where} {p.what} ({p.fix})" for p in errors)
         raise PairError(f"this pair cannot be bridged: {listed}", fix="see `helmas doctor`")
     pair = config.pair
-    teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify, pair.teacher_bits)
-    same = (pair.teacher, pair.teacher_revision, pair.teacher_bits) == (pair.student, pair.student_revision, None)
+    placed = placement(config.hardware, hardware)
+    teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify, pair.teacher_bits, placed)
+    teacher = replace(teacher, home=hardware.device)
+    own = (pair.teacher_bits, config.hardware.teacher_device)
+    same = (pair.teacher, pair.teacher_revision, *own) == (pair.student, pair.student_revision, None, None)
     student = teacher if same else _load(pair.student, pair.student_revision, hardware, notify)
     if config.data.handoff == "latent":
+        refuse_offloaded(teacher)
         teacher = replace(teacher, latent=Latent(teacher.model, config.data.latent_steps))
     tokenizer = read_tokenizer(pair.student, pair.student_revision)
     template = chat_template(tokenizer, config.data.chat_template)
@@ -180,11 +192,20 @@ def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] 
 
 
 def _load(
-    source: str, revision: str | None, hardware: Hardware, notify: Callable[[str], None], bits: int | None = None
+    source: str,
+    revision: str | None,
+    hardware: Hardware,
+    notify: Callable[[str], None],
+    bits: int | None = None,
+    placed: Mapping[str, Any] | None = None,
 ) -> Member:
+    """`placed` is what makes transformers put the weights in their places as it loads them; else all go to the pair's
+    device."""
     notify(f"loading {source}" + (f" in {bits} bits" if bits else ""))
     where, extra = locate(source)
-    extra = {**extra, **(_quantised(hardware) if bits else {})}
+    if bits:
+        placed = {**_quantised(hardware), **(placed or {})}
+    extra = {**extra, **(placed or {})}
     load, attention = (
         AutoModelForCausalLM.from_pretrained,
         usable_backend(read_config(source, revision), hardware.attention),
@@ -202,9 +223,35 @@ def _load(
         ),
         source,
     )
-    if not bits:  # quantised weights were put in their place while they were loaded
+    if not placed:
         model.to(hardware.device)  # type: ignore[arg-type]
+    elif spread := getattr(model, "hf_device_map", None):
+        notify(f"{source} is spread over {', '.join(dict.fromkeys(map(str, spread.values())))}")
     return freeze(source, model)
+
+
+def placement(asked: HardwareConfig, hardware: Hardware) -> dict[str, Any] | None:
+    """What makes transformers load the teacher where `hardware.teacher_device` says; None for the pair's own device.
+
+    Of several processes on one machine each spreads its teacher over GPUs of its own: every Nth, from its own one on.
+    """
+    if asked.teacher_device is None or asked.teacher_device == str(hardware.device):
+        return None
+    if asked.teacher_device != "auto":
+        return {"device_map": {"": torch.device(asked.teacher_device)}}
+    limits = {int(k) if k.isdigit() else k: size for k, size in (asked.teacher_memory or {}).items()}
+    place, count = processes.local()
+    if count > 1:
+        limits = limits or get_max_memory()
+        limits = {k: size for k, size in limits.items() if not isinstance(k, int) or k % count == place}
+    return {"device_map": "auto", **({"max_memory": limits} if limits else {})}
+
+
+def refuse_offloaded(member: Member) -> None:
+    """Latent steps need the output embeddings at hand."""
+    if any(parameter.is_meta for parameter in member.model.parameters()):
+        fix = "give it more devices or memory, or choose another data.handoff"
+        raise PairError("latent steps need all weights on devices", where="hardware.teacher_device", fix=fix)
 
 
 def _quantised(hardware: Hardware) -> dict[str, Any]:
@@ -231,10 +278,12 @@ def fingerprint(model: PreTrainedModel) -> str:
     """A short hash of all weights, so that a fine-tuned sibling is not taken for the model itself: of every tensor the
     sum of its bits in bf16, whatever it is loaded in, and some of its values."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        bits = parameter.detach().flatten().to(torch.bfloat16).view(torch.int16)
-        some = bits[:: max(1, bits.numel() // 64 - 1)].cpu().numpy().tobytes()
-        digest.update(f"{name} {bits.sum(dtype=torch.int64).item()}".encode() + some)
+    for name in sorted(name for name, _ in model.named_parameters()):
+        holder = model.get_submodule(name.rpartition(".")[0])
+        with align_module_device(holder):  # its weights may lie elsewhere until they are needed
+            bits = model.get_parameter(name).detach().flatten().to(torch.bfloat16).view(torch.int16)
+            some = bits[:: max(1, bits.numel() // 64 - 1)].cpu().numpy().tobytes()
+            digest.update(f"{name} {bits.sum(dtype=torch.int64).item()}".encode() + some)
     return digest.hexdigest()[:16]
 
 

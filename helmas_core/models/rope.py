@@ -41,7 +41,7 @@ class Rope:
         assert self.module is not None
         like = torch.zeros(1, dtype=torch.float32, device=positions.device)
         cos, sin = self.module(like, positions, *(() if layer_type is None else (layer_type,)))
-        return cos[:, None].float(), sin[:, None].float()
+        return cos[:, None].to(positions.device).float(), sin[:, None].to(positions.device).float()
 
     def rotate(self, cache: KVCache) -> KVCache:
         """RoPE on, at `cache.positions`; returns the keys' own dtype."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from helmas_core.evaluation.figures import save
-from helmas_core.report.document import Evidence, build
+from helmas_core.files import replacing_files
+from helmas_core.report.document import Document, Evidence, build
 from helmas_core.report.html import html
 from helmas_core.report.markdown import markdown
 from helmas_core.runs import Run, read_metrics, write_json, write_text
@@ -19,16 +20,23 @@ Files = list[Path]
 def write_report(
     run: Run, document: Mapping[str, Any], evidence: Sequence[Evidence], trained: Run | None = None
 ) -> Files:
-    """Write everything that shows `evidence` to the folder of `run`; returns the files. `document` is what goes to
-    report.json, `trained` the run folder that the bridge came from, for its learning curves."""
+    """Write everything that shows `evidence` to the folder of `run`, or nothing; returns the files. `document` is what
+    goes to report.json, `trained` the run folder that the bridge came from, for its learning curves."""
     report = build(evidence, [] if trained is None else read_metrics(trained.metrics))
+    with replacing_files(run.path) as staged:
+        made = _write(Run(staged), document, evidence, report)
+    return [run.path / path.relative_to(staged) for path in made]
+
+
+def _write(run: Run, document: Mapping[str, Any], evidence: Sequence[Evidence], report: Document) -> Files:
     made = [run.write_report(document), *_records(run, evidence)]
-    pages = {"report.md": markdown(report), "report.html": html(report)}
-    for name, text in pages.items():
-        write_text(run.path / name, text)
-    for picture in report.pictures():
-        save(picture.figure, run.figures / f"{picture.name}.png")
-    return [*made, *(run.path / name for name in pages), *(run.figures / f"{p.name}.png" for p in report.pictures())]
+    pages = {run.path / "report.md": markdown(report), run.path / "report.html": html(report)}
+    for path, text in pages.items():
+        write_text(path, text)
+    figures = {run.figures / f"{picture.name}.png": picture.figure for picture in report.pictures()}
+    for path, figure in figures.items():
+        save(figure, path)
+    return [*made, *pages, *figures]
 
 
 def _records(run: Run, evidence: Sequence[Evidence]) -> Files:

@@ -1,15 +1,15 @@
-"""Checkpoints: `checkpoints/step-0000500/` with the bridge, the optimiser and the progress; all or nothing.
+"""Checkpoints: `checkpoints/step-0000500/` with the bridge, the optimiser, the progress and their SHA256SUMS.
 
-Data order and learning rate follow from the step, so a resumed run equals the uninterrupted one bit for bit.
+A folder is there whole or not at all, and what has been damaged since is told by its checksums. Data order, learning
+rate and what a bridge draws follow from the step, so a resumed run equals the uninterrupted one bit for bit.
+`checkpoints/best.safetensors` is the bridge that validated best, to be used like any other.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from torch import Tensor
 from helmas_core.bridges.artefact import load_weights, read_tensors, save_bridge, write_tensors
 from helmas_core.bridges.base import Bridge
 from helmas_core.errors import CheckpointError
+from helmas_core.files import remove_folder, swapping_folder
 
-BRIDGE, OPTIMISER, PROGRESS = "bridge.safetensors", "optimiser.safetensors", "progress.json"
-KEEP = 2
+BRIDGE, OPTIMISER, PROGRESS, SUMS = "bridge.safetensors", "optimiser.safetensors", "progress.json", "SHA256SUMS"
+BEST = "best.safetensors"
+_FILES = (BRIDGE, OPTIMISER, PROGRESS)
 
 
 def save(
@@ -30,45 +32,55 @@ def save(
     optimiser: torch.optim.Optimizer,
     document: Mapping[str, Any],
     progress: Mapping[str, Any],
+    keep: int = 2,
 ) -> Path:
-    """Write the checkpoint of `progress["step"]` and drop all but the newest KEEP."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the checkpoint of `progress["step"]`; of those before it `keep` − 1 stay, and none that came after."""
     target = folder / f"step-{progress['step']:07d}"
-    partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
-    try:
+    with swapping_folder(target) as partial:
         save_bridge(partial / BRIDGE, bridge, document)
         write_tensors(partial / OPTIMISER, flatten(optimiser), {"format": 1})
-        with (partial / PROGRESS).open("w") as file:
-            json.dump(dict(progress), file)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        shutil.rmtree(old)
+        (partial / PROGRESS).write_text(json.dumps(dict(progress)))
+        (partial / SUMS).write_text("".join(f"{sha256(partial / name)}  {name}\n" for name in _FILES))
+    before = [path for path in steps(folder) if _step(path) <= progress["step"]]
+    for old in set(steps(folder)) - set(before[-keep:]):
+        remove_folder(old)
     return target
 
 
-def latest(folder: Path) -> Path:
-    """The newest checkpoint; CheckpointError when there is none."""
-    found = sorted(folder.glob("step-*"))
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, whole or not, oldest first."""
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdecimal()), key=_step)
+
+
+def newest(folder: Path, note: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The newest whole checkpoint, after a warning for each newer one; None if there never was one.
+
+    CheckpointError if all are broken."""
+    found = steps(folder)
+    for path in reversed(found):
+        if not (why := flaw(path)):
+            return path
+        note(f"warning: {path} is not whole ({why}); looking for the one before")
     if not found:
-        raise CheckpointError("no checkpoint to resume from", where=str(folder), fix="start again with --overwrite")
-    return found[-1]
+        return None
+    raise CheckpointError("every checkpoint is broken", where=str(folder), fix="start again with --overwrite")
+
+
+def flaw(path: Path) -> str:
+    """What is wrong with a checkpoint's files, by their checksums; "" for a whole one."""
+    try:
+        sums = dict(line.split("  ", 1)[::-1] for line in (path / SUMS).read_text().splitlines())
+        wrong = [name for name in _FILES if sums.get(name) != sha256(path / name)]
+    except (OSError, ValueError) as error:
+        return f"{error}"
+    return f"{', '.join(wrong)}: not as written" if wrong else ""
 
 
 def load(path: Path, bridge: Bridge, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore bridge and optimiser; returns the progress document."""
     load_weights(bridge, read_tensors(path / BRIDGE)[0], str(path / BRIDGE))
     unflatten(optimiser, read_tensors(path / OPTIMISER)[0])
-    try:
-        return json.loads((path / PROGRESS).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"broken checkpoint ({error})", where=str(path), fix="delete the folder to use the one before"
-        ) from error
+    return json.loads((path / PROGRESS).read_text())
 
 
 def flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -85,3 +97,12 @@ def unflatten(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _step(path: Path) -> int:
+    return int(path.name[5:])

@@ -12,16 +12,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import release_memory
 
+from helmas_core import processes
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import StageConfig, TrainConfig
 from helmas_core.errors import ConfigError, TrainingError
 from helmas_core.handoff.examples import Example
-from helmas_core.models.hardware import GIB
+from helmas_core.models.hardware import GIB, out_of_memory
 from helmas_core.progress import Progress
 from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import batch_indices, learning_rate, noise_seed, step_random
+from helmas_core.training.parts import half, parts, told
+from helmas_core.training.skips import Skips, named
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,11 @@ class Meter:
 
 
 class Trainer:
-    """Moves a bridge through its stages. What happens at logs, validations and checkpoints is the caller's."""
+    """Moves a bridge through its stages. What happens at logs, validations and checkpoints is the caller's.
+
+    Several processes each compute their share of every batch and add up their gradients after the backward pass, so
+    that all take the same step. DDP would hook a forward pass of the bridge, and not all methods act in one.
+    """
 
     def __init__(
         self,
@@ -70,12 +78,15 @@ class Trainer:
         config: TrainConfig,
         mix: Mix | None = None,
         tracking: Path | None = None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`mix` draws from `examples` by weight; without it they come evenly, in seeded permutations.
 
-        `tracking` is the folder for trackers that write files.
+        `tracking` is the folder for trackers that write files. `note` gets what went wrong and was made good.
         """
         self.objective, self.examples, self.config, self.mix = objective, examples, config, mix
+        self.note, self.skips, self.meter = note, Skips(config.max_skipped, note), Meter()
+        self.micro_batch = config.micro_batch
         device = objective.pair.device
         if config.amp == "fp16" and device.type == "cpu":
             raise ConfigError("fp16 autocast needs a GPU", where="train.amp", fix='set it to "bf16" or "off"')
@@ -88,7 +99,8 @@ class Trainer:
         bridge = objective.bridge.requires_grad_(True).train()
         groups = parameter_groups(bridge, config)
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.bridge, self.optimiser = self.accelerator.prepare(bridge, optimiser)
+        self.bridge = self.accelerator.prepare_model(bridge, evaluation_mode=True)  # autocast, but no DDP
+        self.optimiser = self.accelerator.prepare(optimiser)
         if config.compile:
             compile_bridge(bridge)
 
@@ -100,36 +112,53 @@ class Trainer:
         on_eval: Callable[[Step], object],
         on_checkpoint: Callable[[Step], None],
     ) -> int:
-        """Do the steps from `first` on; returns how many steps are done. A requested stop ends after a step."""
-        steps, meter = plan(self.config.schedule()), Meter()
+        """Do the steps from `first` on; returns how many steps are done. A requested stop ends after a step.
+
+        A step's checkpoint comes before its validation, which a run that goes on from there does first.
+        """
+        steps = plan(self.config.schedule())
+        if first and self._validates(first, len(steps)):
+            self._validate(steps[first - 1], on_eval)
         for step in steps[first:]:
             terms, tokens = self._step(step)
-            meter.add(terms, tokens)
+            self.meter.add(terms, tokens)
             done = step.overall + 1
             last = done == len(steps)
-            speed = meter.read()["tokens_per_second"]
+            speed = self.meter.read()["tokens_per_second"]
             if done % self.config.log_every == 0 or last:
-                on_log(step, meter.read())
-                meter = Meter()
+                on_log(step, self.meter.read())
+                self.meter = Meter()
             figures = {**terms, "tokens_per_second": speed, "memory_gib": memory_gib(self.objective.pair.device)}
             progress.update(done, stage=step.stage.name, **figures)
-            stop = progress.stop_requested()
-            if done % self.config.checkpoint_every == 0 or last or stop:
+            stop = processes.agree(progress.stop_requested())
+            if saved := done % self.config.checkpoint_every == 0 or last or stop:
                 on_checkpoint(step)
+            if self._validates(done, len(steps)) and not stop:
+                self._validate(step, on_eval)
+                if (stop := processes.agree(progress.stop_requested())) and not saved:
+                    on_checkpoint(step)
             if stop:
                 return done
-            if done % self.config.eval_every == 0 and not last:
-                on_eval(step)
-                meter = Meter()
         return len(steps)
 
-    def used(self, wanted: Callable[[StageConfig], bool] = lambda _: True) -> list[int]:
-        """The indices of all examples that the run will see, or that its `wanted` stages will."""
+    def _validates(self, done: int, total: int) -> bool:
+        return done % self.config.eval_every == 0 and done < total
+
+    def _validate(self, step: Step, on_eval: Callable[[Step], object]) -> None:
+        on_eval(step)
+        self.meter = Meter()
+
+    def used(self, wanted: Callable[[StageConfig], bool] = lambda _: True, own: bool = False) -> list[int]:
+        """The indices of all examples that the run will see, or that its `wanted` stages will.
+
+        With `own`, of those that this process will see.
+        """
+        part = processes.mine if own else list
         steps = [step for step in plan(self.config.schedule()) if wanted(step.stage)]
         sizes = [(s, s.stage.batch or self.config.batch) for s in steps]
         count = self.config.accumulate
         micro = [(s.stage_index, s.within * count + m, size) for s, size in sizes for m in range(count)]
-        return sorted({i for stage, step, size in micro for i in self._indices(stage, step, size)})
+        return sorted({i for stage, step, size in micro for i in part(self._indices(stage, step, size))})
 
     def _indices(self, stage: int, step: int, size: int) -> list[int]:
         """The examples of micro-batch `step` of a stage."""
@@ -142,48 +171,97 @@ class Trainer:
         rate = learning_rate(step.within, stage.steps, stage.learning_rate or config.learning_rate, config.warmup)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
-        torch.manual_seed(noise_seed(config.seed, step.overall))
         self.objective.bridge.anneal(step.overall / config.total_steps())
-        terms, tokens = self._backward(step)
-        self.accelerator.clip_grad_norm_(self.bridge.parameters(), config.clip)
-        self.optimiser.step()
+        terms, tokens, odd = self._backward(step)
+        processes.add_up([p.grad for p in self.bridge.parameters() if p.grad is not None])
+        norm = float(self.accelerator.clip_grad_norm_(self.bridge.parameters(), config.clip) or 0.0)
+        skipped = self._skip(step, norm, odd)
+        if not skipped or self.accelerator.scaler is not None:  # a scaler leaves such a step out by itself
+            self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return {**terms, "learning_rate": rate}, tokens
+        return ({}, tokens) if skipped else ({**terms, "learning_rate": rate}, tokens)
 
-    def _backward(self, step: Step) -> tuple[dict[str, float], int]:
-        """Gradients of `accumulate` micro-batches; the mean of their terms and the source tokens that they read."""
+    def _skip(self, step: Step, norm: float, odd: Sequence[Example]) -> bool:
+        """Whether this step must not be taken: `odd` examples had a loss that is not finite, or the gradient is not.
+        With a scaler such gradients are how it finds its scale."""
+        if not odd and (math.isfinite(norm) or self.accelerator.scaler is not None):
+            self.skips.in_a_row = 0
+            return False
+        examples = odd or [example for part in self._batches(step) for example in part]
+        self.skips.add(step.overall + 1, "loss" if odd else "gradient", examples)
+        return True
+
+    def _backward(self, step: Step) -> tuple[dict[str, float], int, list[Example]]:
+        """`_accumulate`, in parts of half the size wherever the memory runs out, from the step's beginning.
+
+        Of several processes one alone cannot: the others are in the middle of their parts.
+        """
+        while True:
+            torch.manual_seed(noise_seed(self.config.seed, step.overall))
+            try:
+                return self._accumulate(step)
+            except Exception as error:
+                if not out_of_memory(error) or processes.count() > 1:
+                    raise
+                self._halve(step, error)
+            self.optimiser.zero_grad(set_to_none=True)
+            release_memory()
+
+    def _halve(self, step: Step, error: Exception) -> None:
+        batch = step.stage.batch or self.config.batch
+        size = min(self.micro_batch or batch, batch)
+        if size == 1:
+            longest = max((e for part in self._batches(step) for e in part), key=lambda example: len(example.source))
+            what = f"out of memory with one item at a time, of which {named([longest])} is the longest"
+            raise TrainingError(what, fix="lower data.max_source_tokens, or use a larger machine") from error
+        self.note(told(step.overall + 1, size, batch * self.config.accumulate, step.stage.losses))
+        self.micro_batch = half(size)
+
+    def _accumulate(self, step: Step) -> tuple[dict[str, float], int, list[Example]]:
+        """Gradients of all parts of the batch; the mean of their terms, the source tokens that they read, and the
+        examples of parts with a loss that is not finite."""
         sums: dict[str, float] = {}
-        tokens, count = 0, self.config.accumulate
+        tokens, odd = 0, list[Example]()
+        whole = (step.stage.batch or self.config.batch) * self.config.accumulate
         rng = step_random(self.config.seed, step.stage_index, step.overall)
         for batch in self._batches(step):
+            share = whole / len(batch)
             with self.accelerator.autocast():
                 loss, terms = self.objective(batch, step.stage.losses, rng)
-            if not math.isfinite(loss.item()):
-                raise TrainingError(
-                    f"the loss is {loss.item()} at step {step.overall + 1}", fix="lower the learning rate"
-                )
+            figures = processes.sums({"loss": loss.item(), **terms})
             if not loss.requires_grad:
                 what = f"nothing that is trained takes part in the losses of the stage {step.stage.name}"
                 raise TrainingError(what, fix="choose other losses")
-            self.accelerator.backward(loss / count)
+            self.accelerator.backward(loss / share)
             tokens += sum(len(example.source) for example in batch)
-            for name, value in {"loss": loss.item(), **terms}.items():
-                sums[name] = sums.get(name, 0.0) + value / count
-        return sums, tokens
+            odd += [] if math.isfinite(figures["loss"]) else batch
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value / share
+        return sums, tokens, odd
 
-    def _batches(self, step: Step) -> Iterator[list[Example]]:
+    def _batches(self, step: Step) -> Iterator[Sequence[Example]]:
+        """What goes through the models at once, of all processes together."""
         size = step.stage.batch or self.config.batch
+        most = None if self.micro_batch is None else self.micro_batch * processes.count()
         for micro in range(self.config.accumulate):
             index = step.within * self.config.accumulate + micro
-            yield [self.examples[i] for i in self._indices(step.stage_index, index, size)]
+            yield from parts([self.examples[i] for i in self._indices(step.stage_index, index, size)], most)
 
-    def scaler_state(self) -> dict[str, Any]:
-        """The fp16 loss scaler's state; empty without one."""
-        return {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside weights, optimiser and step: JSON values."""
+        scaler = self.accelerator.scaler
+        return {
+            "scaler": {} if scaler is None else scaler.state_dict(),
+            "terms": self.meter.terms,
+            "micro_batch": self.micro_batch,
+            "skipped": [self.skips.total, self.skips.in_a_row],
+        }
 
-    def restore_scaler(self, state: dict[str, Any]) -> None:
-        if state and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if state["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.meter, self.micro_batch = Meter(terms=state["terms"]), state["micro_batch"]
+        self.skips.total, self.skips.in_a_row = state["skipped"]
 
 
 def parameter_groups(bridge: Bridge, config: TrainConfig) -> list[dict[str, Any]]:

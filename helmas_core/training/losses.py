@@ -5,6 +5,9 @@ Shapes: B batch, L layers, H KV heads, Hq query heads, T source tokens, N follow
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -74,7 +77,10 @@ def collapse(predicted: KeysValues, target: KeysValues, mask: Tensor) -> dict[st
 
 
 def effective_rank(states: Tensor) -> float:
-    """[N, width] → a number between 1 and min(N, width); constant parts do not count (Roy & Vetterli 2007)."""
+    """[N, width] → a number between 1 and min(N, width); constant parts do not count (Roy & Vetterli 2007). nan for
+    states that are not finite, of which nothing can be said."""
+    if not states.isfinite().all():
+        return math.nan
     centred = (states - states.mean(0)).double()
     sizes = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
     share = sizes / sizes.sum().clamp(min=1e-12)
@@ -94,20 +100,28 @@ def attention_output(
         return logits.masked_fill(~mask[:, None, None], float("-inf")).softmax(-1) @ value
 
 
-def attention_consistency(recording: Recording, predicted: KVCache, target: KVCache, following: Tensor) -> Tensor:
+def attention_consistency(
+    recording: Recording,
+    predicted: KVCache,
+    target: KVCache,
+    following: Tensor,
+    total: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Tensor:
     """‖Attn(Q, Φ(KV_t)) − Attn(Q, KV_s)‖² / ‖Attn(Q, KV_s)‖², averaged over layers (He-LMAS).
 
     Q are the student's own queries on the tokens that follow, recorded while it had read the same text itself;
-    `following` [B, N] masks them. Computed here from the caches, so the gradient reaches the bridge.
+    `following` [B, N] masks them. Computed here from the caches, so the gradient reaches the bridge. Where these rows
+    are a part of a batch, `total` makes of this part's ‖Attn(Q, KV_s)‖² [L] the batch's; the parts then add up.
     """
     weight = following[:, None, :, None].float()
-    ratios = []
+    missed, sizes = [], []
     layers = zip(recording.queries, recording.scales, recording.caps, strict=True)
     for index, (query, scale, cap) in enumerate(layers):
         ours = attention_output(query, predicted.keys[index], predicted.values[index], predicted.mask, scale, cap)
         theirs = attention_output(query, target.keys[index], target.values[index], target.mask, scale, cap)
-        ratios.append(((ours - theirs).square() * weight).sum() / ((theirs.square() * weight).sum() + 1e-6))
-    return torch.stack(ratios).mean()
+        missed.append(((ours - theirs).square() * weight).sum())
+        sizes.append((theirs.square() * weight).sum())
+    return (torch.stack(missed) / (total(torch.stack(sizes)) + 1e-6)).mean()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

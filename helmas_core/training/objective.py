@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helmas_core import processes
 from helmas_core.bridges.base import COMPARING, Bridge, KeysValues
 from helmas_core.bridges.standard import Translator
 from helmas_core.config import TrainConfig
@@ -38,10 +39,39 @@ class Handed:
         return Handed(self.state.rows(indices), self.cache.rows(indices), own)
 
 
+@dataclass(frozen=True)
+class Share:
+    """This process's rows of a batch, and which part of all rows and of all source tokens they are.
+
+    A mean over rows or tokens of these, times that part, is what they add to the mean over the batch. Where there are
+    more processes than rows, one that has none takes a row that counts for nothing, and so keeps step with the others.
+    """
+
+    examples: Sequence[Example]
+    places: Tensor
+    rows: float
+    tokens: float
+    counts: float  # 1, or 0 for a row that counts for nothing
+
+    @classmethod
+    def of(cls, batch: Sequence[Example], device: torch.device) -> Share:
+        own = processes.mine(range(len(batch)))
+        places, counts = (own, 1.0) if own else (range(1), 0.0)
+        examples = [batch[place] for place in places]
+        read, whole = (sum(len(example.source) for example in part) for part in (examples, batch))
+        rows, tokens = counts * len(examples) / len(batch), counts * read / whole
+        return cls(examples, torch.tensor(places, device=device), rows, tokens, counts)
+
+    def total(self, part: Tensor) -> Tensor:
+        """A sum over these rows as one over all."""
+        return processes.total(part * self.counts)
+
+
 class Objective:
     """Weighted losses of a batch; holds both models' states so that each source is read once.
 
-    `donors`, where they are given, tell what the teacher reads in a source's place.
+    `donors`, where they are given, tell what the teacher reads in a source's place. Of several processes each works on
+    its share of the batch: losses and gradients of all of them add up to those of one process with the whole batch.
     """
 
     def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig, store: Store | None = None) -> None:
@@ -67,8 +97,9 @@ class Objective:
     def __call__(
         self, examples: Sequence[Example], weights: Mapping[Any, float], rng: random.Random
     ) -> tuple[Tensor, dict[str, float]]:
-        """The weighted sum, and each unweighted term with figures that belong to it."""
-        sources = [example.source for example in examples]
+        """The weighted sum, and each unweighted term with figures that belong to it: this process's part of them."""
+        share = Share.of(examples, self.pair.device)
+        sources = [example.source for example in share.examples]
         state = self.teacher_states.read(self.told(sources))
         own = self.student_states.read(sources) if self.compares(weights) else None
         terms, figures, translated = {}, {}, None
@@ -76,11 +107,12 @@ class Objective:
             assert own is not None and isinstance(self.bridge, Translator)
             translated, target = self.bridge.compared(state, own)
             keys, values = (states[..., : own.length, :] for states in translated)  # without latent steps
-            terms |= {name: losses.COMPARE[name]((keys, values), target, own.mask) for name in comparing}
-            figures = losses.collapse((keys, values), target, own.mask) if "mercator" in comparing else {}
-        if weights.keys() - COMPARING:
-            following = choose(examples, self.config, rng, self.pair.pad, self.pair.device)
-            terms |= self._functional(state, own, translated, following, weights)
+            terms |= {name: losses.COMPARE[name]((keys, values), target, own.mask) * share.tokens for name in comparing}
+            found = losses.collapse((keys, values), target, own.mask) if "mercator" in comparing else {}
+            figures = {name: value * share.tokens for name, value in found.items()}
+        if weights.keys() - COMPARING:  # chosen for all rows, so that each gets the same whoever has it
+            following = choose(examples, self.config, rng, self.pair.pad, self.pair.device).rows(share.places)
+            terms |= self._functional(state, own, translated, following, weights, share)
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return total, {**{name: term.item() for name, term in terms.items()}, **figures}
 
@@ -91,6 +123,7 @@ class Objective:
         translated: KeysValues | None,
         following: Following,
         weights: Mapping[str, Any],
+        share: Share,
     ) -> dict[str, Tensor]:
         """Losses on what the student makes of a hand-off. A continuation sees only the source before it, and so does
         the bridge: one that looks at several tokens at once would tell of what is to be said."""
@@ -98,14 +131,19 @@ class Objective:
         own = None if own is None else own.keep_first(following.visible)
         handed = Handed(state, self._hand_over(state, own, translated), own)
         if "attention" in weights:  # a ratio of sums over the batch, which parts of it do not add up to
-            return self._compare(handed, following, weights)
+            found = self._compare(handed, following, weights, share)
+            parts = {name: share.counts if name == "attention" else share.rows for name in found}
+            return {name: term * parts[name] for name, term in found.items()}
         terms: dict[str, Tensor] = {}
         for rows in following.by_length():
-            for name, term in self._compare(handed.rows(rows), following.rows(rows), weights).items():
-                terms[name] = terms.get(name, torch.zeros_like(term)) + term * len(rows) / len(following.ids)
+            for name, term in self._compare(handed.rows(rows), following.rows(rows), weights, share).items():
+                part = term * len(rows) / len(following.ids) * share.rows
+                terms[name] = terms.get(name, torch.zeros_like(term)) + part
         return terms
 
-    def _compare(self, handed: Handed, following: Following, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _compare(
+        self, handed: Handed, following: Following, weights: Mapping[str, Any], share: Share
+    ) -> dict[str, Tensor]:
         student, columns, own, terms = self.pair.student.model, following.columns, handed.own, {}
         labels = following.labels[:, columns]
         reference, recording = None, None
@@ -114,7 +152,7 @@ class Objective:
         if "attention" in weights:
             assert recording is not None and own is not None
             scored = (following.labels != losses.IGNORE) & following.mask.bool()
-            terms["attention"] = losses.attention_consistency(recording, handed.cache, own, scored)
+            terms["attention"] = losses.attention_consistency(recording, handed.cache, own, scored, share.total)
         if {"ce", "kl"} & weights.keys():
             with self.bridge.adapted(handed.state):
                 logits = inject.forward(student, handed.cache, following.ids, following.mask, columns)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import release_memory
 
+from helmas_core import processes
 from helmas_core.bridges.artefact import describe, read_metadata, save_bridge, start_from
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge, check_method
 from helmas_core.config import Config, TrainConfig
-from helmas_core.data.overlap import item_hash, join_hashes, pack_hashes
+from helmas_core.data.overlap import item_hash, join_hashes
 from helmas_core.data.task import share_items
 from helmas_core.data.tasks import get_task, scored_task
 from helmas_core.errors import ConfigError, DataError
@@ -23,28 +26,34 @@ from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import open_store
 from helmas_core.models.cache import KVCache
+from helmas_core.models.hardware import out_of_memory
 from helmas_core.models.pair import Pair
 from helmas_core.models.record import check_recordable
 from helmas_core.progress import Progress, Stopped
-from helmas_core.runs import Run, write_text
+from helmas_core.runs import Run
 from helmas_core.training import checkpoint
 from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import batch_indices
+from helmas_core.training.parts import half
 from helmas_core.training.shuffled import deranged_sources
-from helmas_core.training.tracking import FOLDER, check_tracker, start_tracking, track
+from helmas_core.training.tracking import FOLDER, check_tracker, end_tracking, start_tracking, track
 
 VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
 
 
 class Session:
-    """One run of `helmas train`; `go` returns the document that `train --json` prints."""
+    """One run of `helmas train`; `go` returns the document that `train --json` prints.
+
+    Of several processes the first one writes and fits, and all go through the same steps.
+    """
 
     def __init__(self, config: Config, pair: Pair, run: Run, progress: Progress) -> None:
         self.config, self.pair, self.run, self.progress = config, pair, run, progress
         self.begin = time.perf_counter()
         self.losses: dict[str, float] = {}
+        self.best: dict[str, Any] | None = None  # the step and scores of the validation with the best bridge
         self.learnt = ""  # hashes of what the bridge learnt before this run
 
     def go(self, resume: bool) -> dict[str, Any]:
@@ -52,7 +61,9 @@ class Session:
         check_tracker(self.config.train.tracker)
         check_method(self.config.bridge, self.config.train, self.config.data.handoff)
         torch.manual_seed(self.config.train.seed)
-        bridge = self._bridge(resume)
+        find = resume and processes.first()
+        begun = processes.broadcast(checkpoint.newest(self.run.checkpoints, self.progress.note) if find else None)
+        bridge = self._bridge(begun)
         train = self._schedule(bridge)
         examples = self._examples("train")
         validation = self._examples("validation") if self.config.train.eval_samples else []
@@ -63,11 +74,11 @@ class Session:
         if self.config.train.shuffled:
             objective.donors = deranged_sources(examples)
         mix = self._mix(examples)
-        trainer = Trainer(objective, examples, train, mix, self.run.path / FOLDER)
-        self.trainer = trainer
+        trainer = Trainer(objective, examples, train, mix, self.run.path / FOLDER, self.progress.note)
+        self.trainer, self.examples = trainer, examples
         calibration = self._calibration(examples, mix)
         self._read(objective, calibration, trainer)
-        done = self._resume(trainer) if resume else self._start(objective, calibration)
+        done = self._resume(trainer, begun) if begun else self._start(objective, calibration)
         total = train.total_steps()
         self.progress.start("train", total, done)
         start_tracking(trainer.accelerator, self.config, self.run)
@@ -76,18 +87,19 @@ class Session:
             self.progress,
             self._log,
             lambda step: self._validate(bridge, validation, step.overall + 1),
-            lambda step: self._checkpoint(trainer, examples, step),
+            lambda step: self._checkpoint(trainer, step),
         )
         self.progress.finish()
-        save_bridge(self.run.bridge, bridge, self._document(examples, done))
+        if processes.first():
+            save_bridge(self.run.bridge, bridge, self._document(done))
         scores = self._validate_last(bridge, validation, done) if done == total else None
-        trainer.accelerator.end_training()
+        end_tracking(trainer.accelerator)
         return self._result(bridge, done, scores)
 
-    def _bridge(self, resume: bool) -> Bridge:
-        """A new bridge, with another one's weights where one is named; a resumed run has its own in a checkpoint."""
+    def _bridge(self, begun: Path | None) -> Bridge:
+        """A new bridge, with another one's weights where one is named; a run that is `begun` has its own there."""
         bridge, init = build_bridge(self.config.bridge, self.pair), self.config.train.init
-        if init is not None and not resume:
+        if init is not None and begun is None:
             start_from(init.expanduser(), bridge, self.pair)
             self.learnt = hashes_of(init.expanduser())
         return bridge
@@ -136,10 +148,12 @@ class Session:
 
     def _read(self, objective: Objective, calibration: Sequence[Example], trainer: Trainer) -> None:
         """Let each model read the sources that training will ask it for, once, as far as memory and store go."""
-        compared = trainer.used(lambda stage: objective.compares(stage.losses))
+        alone = self.config.train.store is None  # without a store, what another process reads is of no use to this one
+        compared = trainer.used(lambda stage: objective.compares(stage.losses), own=alone)
+        fitted = calibration if processes.first() or not alone else []
         told, own = (
-            {example.source for example in [*calibration, *(trainer.examples[i] for i in used)]}
-            for used in (trainer.used(), compared)
+            {example.source for example in [*fitted, *(trainer.examples[i] for i in used)]}
+            for used in (trainer.used(own=alone), compared)
         )
         both = ((objective.teacher_states, set(objective.told(told))), (objective.student_states, own))
         if self.config.train.store is not None:
@@ -161,12 +175,15 @@ class Session:
 
     def _start(self, objective: Objective, examples: Sequence[Example]) -> int:
         """Statistics and the closed-form start, or another bridge's."""
-        batch = self.config.train.batch
-        chosen = sorted(examples, key=lambda e: len(e.source))
-        figures = self._begin(objective, [chosen[i : i + batch] for i in range(0, len(chosen), batch)])
-        figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
-        self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
-        self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
+        if processes.first():
+            self.run.keep_metrics(lambda _: False)
+            batch = self.config.train.batch
+            chosen = sorted(examples, key=lambda e: len(e.source))
+            figures = self._begin(objective, [chosen[i : i + batch] for i in range(0, len(chosen), batch)])
+            figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
+            self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
+            self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
+        processes.broadcast_tensors(objective.bridge.state_dict())
         return 0
 
     def _begin(self, objective: Objective, groups: Sequence[Sequence[Example]]) -> dict[str, Any]:
@@ -176,42 +193,66 @@ class Session:
         self.progress.note(f"fitting the start on {sum(map(len, groups))} items")
         return objective.bridge.fit(Pairs(objective, groups))
 
-    def _resume(self, trainer: Trainer) -> int:
-        path = checkpoint.latest(self.run.checkpoints)
-        self.learnt = hashes_of(path / checkpoint.BRIDGE)
-        state = checkpoint.load(path, trainer.objective.bridge, trainer.optimiser.optimizer)
-        trainer.restore_scaler(state["scaler"])
-        self.losses = state["losses"]
+    def _resume(self, trainer: Trainer, begun: Path) -> int:
+        self.learnt = hashes_of(begun / checkpoint.BRIDGE)
+        state = checkpoint.load(begun, trainer.objective.bridge, trainer.optimiser.optimizer)
+        if state["data"] != self._data():
+            fix = "bring back what it read, or start a new run"
+            raise DataError("the training items are not those that this run began with", where="data", fix=fix)
+        trainer.restore(state)
+        self.losses, self.best = state["losses"], state["best"]
         self.begin -= state["seconds"]
-        self._trim_metrics(state["step"])
-        self.progress.note(f"going on from {path.name}")
+        if processes.first():
+            self.run.keep_metrics(lambda row: comes_before(row, state["step"]))
+        self.progress.note(f"going on from {begun.name}")
         return state["step"]
 
-    def _trim_metrics(self, step: int) -> None:
-        """Drop what was logged after the checkpoint, so that no step stands in the file twice."""
-        lines = self.run.metrics.read_text().splitlines() if self.run.metrics.exists() else []
-        kept = [line for line in lines if (_step_of(line) or 0) <= step and _step_of(line) is not None]
-        write_text(self.run.metrics, "".join(line + "\n" for line in kept))
+    @cached_property
+    def _hashes(self) -> str:
+        """Of all training items, in their order."""
+        return "".join(item_hash(example.item) for example in self.examples)
+
+    def _data(self) -> str:
+        """What tells these training items, in this order, from others."""
+        return hashlib.sha256(self._hashes.encode()).hexdigest()
 
     def _log(self, step: Step, figures: dict[str, float]) -> None:
-        self.losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
+        losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
+        self.losses = losses or self.losses  # none where every step was skipped
         record = {"step": step.overall + 1, "event": "train", "stage": step.stage.name, **figures}
-        self._record({**record, "seconds": self._seconds()})
+        skipped = {"skipped": self.trainer.skips.total} if self.trainer.skips.total else {}
+        self._record({**record, **skipped, "seconds": self._seconds()})
 
     def _record(self, record: Mapping[str, Any]) -> None:
         """One row more in metrics.jsonl, and in the tracker."""
-        self.run.log(record)
+        if processes.first():
+            self.run.log(record)
         track(self.trainer.accelerator, record)
 
-    def _checkpoint(self, trainer: Trainer, examples: Sequence[Example], step: Step) -> None:
+    def _checkpoint(self, trainer: Trainer, step: Step) -> None:
+        if not processes.first():
+            return
         state = {
             "step": step.overall + 1,
+            "stage": step.stage.name,
             "losses": self.losses,
-            "scaler": trainer.scaler_state(),
+            "best": self.best,
+            "data": self._data(),
             "seconds": self._seconds(),
+            **trainer.state(),
         }
-        document = self._document(examples, step.overall + 1)
-        checkpoint.save(self.run.checkpoints, trainer.objective.bridge, trainer.optimiser.optimizer, document, state)
+        bridge, optimiser = trainer.objective.bridge, trainer.optimiser.optimizer
+        document, keep = self._document(step.overall + 1), self.config.train.keep_checkpoints
+        checkpoint.save(self.run.checkpoints, bridge, optimiser, document, state, keep)
+
+    def _keep_best(self, bridge: Bridge, step: int, accuracy: Mapping[str, float]) -> None:
+        """The bridge as it is, if none before validated better; the earlier one of equals stays."""
+        if self.best is None or accuracy["bridge"] > self.best["bridge"]:
+            document = self._document(step)
+            document["training"]["validation"] = dict(accuracy)
+            if processes.first():
+                save_bridge(self.run.checkpoints / checkpoint.BEST, bridge, document)
+            self.best = {"step": step, **accuracy}
 
     def _validate(self, bridge: Bridge, examples: Sequence[Example], step: int) -> dict[str, Any] | None:
         """With the bridge and without, on items that training never sees."""
@@ -219,9 +260,7 @@ class Session:
             return None
         bridge.eval()
         try:
-            result = evaluate_examples(
-                self.config, self.pair, bridge, examples, VALIDATION_ARMS, "validation", self.progress
-            )
+            result = self._evaluate(bridge, examples)
         except Stopped:
             self.progress.note(f"step {step}, validation: interrupted")
             return None
@@ -230,8 +269,28 @@ class Session:
         del result["items"]  # a validation is for the curve; `helmas eval` is for reading
         accuracy = {name: arm["accuracy"] for name, arm in result["arms"].items()}
         self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in accuracy.items()))
+        self._keep_best(bridge, step, accuracy)
         self._record({"step": step, "event": "validation", "n": result["n"], **accuracy, "seconds": self._seconds()})
         return result
+
+    def _evaluate(self, bridge: Bridge, examples: Sequence[Example]) -> dict[str, Any]:
+        """Every arm, in smaller batches where the memory runs out."""
+        config = self.config
+        while True:
+            try:
+                return evaluate_examples(
+                    config, self.pair, bridge, examples, VALIDATION_ARMS, "validation", self.progress
+                )
+            except Exception as error:
+                if config.eval.batch == 1 or processes.count() > 1 or not out_of_memory(error):
+                    raise
+            batch = half(config.eval.batch)
+            self.progress.finish()
+            self.progress.note(
+                f"validation: out of memory with eval.batch = {config.eval.batch}; going on with {batch}"
+            )
+            config = config.model_copy(update={"eval": config.eval.model_copy(update={"batch": batch})})
+            release_memory()
 
     def _validate_last(self, bridge: Bridge, examples: Sequence[Example], step: int) -> dict[str, Any] | None:
         """The bridge is complete and saved by now, so that even a hard stop costs nothing but the scores."""
@@ -243,17 +302,17 @@ class Session:
             self.progress.note("training is complete and the bridge saved; only its last validation is missing")
         return scores
 
-    def _document(self, examples: Sequence[Example], steps: int) -> dict[str, Any]:
+    def _document(self, steps: int) -> dict[str, Any]:
         config = self.config
         names = ",".join(config.data.learnt())
-        seen = {"dataset": names, "split": config.data.split, "items": len(examples)}
+        seen = {"dataset": names, "split": config.data.split, "items": len(self.examples)}
         training = {
             **seen,
             **({"mix": config.data.shares()} if config.data.mix else {}),
             "steps": steps,
             "seed": config.train.seed,
             "shuffled": config.train.shuffled,
-            "hashes": join_hashes(self.learnt, pack_hashes(example.item for example in examples)),
+            "hashes": join_hashes(self.learnt, self._hashes),
             "stages": [s.model_dump() for s in config.train.schedule()],
         }
         return describe(config, self.pair, training)
@@ -268,6 +327,8 @@ class Session:
             "steps": steps,
             "seconds": self._seconds(),
             "losses": self.losses,
+            "skipped": self.trainer.skips.total,
+            "best": self.best,
             "eval": scores,
         }
 
@@ -280,12 +341,9 @@ def hashes_of(path: Path) -> str:
     return str(read_metadata(path)["training"].get("hashes", ""))
 
 
-def _step_of(line: str) -> int | None:
-    """The step of a metrics line; None for one that a killed process left half written."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return None
+def comes_before(row: Mapping[str, Any], step: int) -> bool:
+    """Whether a row of metrics.jsonl was written before the checkpoint of `step`, which its validation follows."""
+    return row["step"] < step or (row["step"] == step and row["event"] != "validation")
 
 
 class Pairs(Sequence[tuple[KVCache, KVCache]]):

@@ -27,7 +27,7 @@ def check_tracker(name: str | None) -> None:
 def start_tracking(accelerator: Accelerator, config: Config, run: Run) -> None:
     """Open the tracker of `config.train`, if there is one, with the configuration as flat hyperparameters."""
     name = config.train.tracker
-    if name is None:
+    if name is None or not accelerator.is_main_process:
         return
     folder = run.path / FOLDER
     folder.mkdir(exist_ok=True)
@@ -39,6 +39,12 @@ def start_tracking(accelerator: Accelerator, config: Config, run: Run) -> None:
     if name == "trackio":
         os.environ.setdefault("TRACKIO_DIR", str(folder.absolute()))  # else in the home folder
     accelerator.init_trackers("helmas", hyperparameters(config), {name: own[name]})
+
+
+def end_tracking(accelerator: Accelerator) -> None:
+    """Close the tracker. accelerate's own way would also part this process from the others."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:

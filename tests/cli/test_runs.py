@@ -230,7 +230,7 @@ def test_plot_draws_one_run_or_several(cli: Cli, core: Core) -> None:
     assert cli("plot", "a", "a").out == "runs/a/figures/curves.png\n"
     Path("full").write_text("a file, no folder")
     refused = cli("plot", "a", "-o", "full")
-    assert refused.code == 2 and "choose another --out" in refused.err
+    assert refused.code == 1 and "full/curves.png: cannot be written" in refused.err
     Path("runs/a/metrics.jsonl").unlink()
     assert "nothing was logged" in cli("plot", "a").err
 

@@ -138,7 +138,7 @@ sys.exit(main(["train", "-p", "lab", "-o", "runs/x"]))
 """
 
 
-def _start(folder: Path, stubborn: bool) -> subprocess.Popen[str]:
+def _start(folder: Path, stubborn: bool, number: signal.Signals) -> subprocess.Popen[str]:
     script = folder / "script.py"
     script.write_text(INTERRUPTED)
     command = [sys.executable, str(script), str(int(stubborn))]
@@ -148,7 +148,7 @@ def _start(folder: Path, stubborn: bool) -> subprocess.Popen[str]:
     assert process.stderr
     while "READY" not in process.stderr.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     return process
 
 
@@ -156,25 +156,31 @@ def _status(folder: Path) -> str:
     return json.loads((folder / "runs" / "x" / "manifest.json").read_text())["status"]
 
 
-def test_one_interrupt_finishes_the_step_and_saves(tmp_path: Path) -> None:
-    process = _start(tmp_path, stubborn=False)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+
+
+@SIGNALS
+def test_one_interrupt_finishes_the_step_and_saves(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    process = _start(tmp_path, stubborn=False, number=number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
     assert "Ctrl-C again stops now" in err
     assert "Traceback" not in err
     assert _status(tmp_path) == "interrupted"
     assert (tmp_path / "runs" / "x" / "bridge.safetensors").exists()
 
 
-def test_two_interrupts_stop_now(tmp_path: Path) -> None:
-    process = _start(tmp_path, stubborn=True)
+@SIGNALS
+def test_two_interrupts_stop_now(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    process = _start(tmp_path, stubborn=True, number=number)
     for _ in range(500):
         if (tmp_path / "asked").exists():
             break
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
     assert "Traceback" not in err
     assert _status(tmp_path) == "interrupted"
+    assert not (tmp_path / "runs" / "x" / "lock.json").exists()
     assert not (tmp_path / "runs" / "x" / "bridge.safetensors").exists()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from helmas_core.errors import CheckpointError, ConfigError, DataError, Training
 from helmas_core.models.pair import Pair, fingerprint
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
+from helmas_core.training import checkpoint
 from helmas_core.training.loop import parameter_groups
 from helmas_core.training.session import Session, hashes_of, refuse_overlap, refuse_test_split, train_bridge
 from tests.tiny import tiny_model, tiny_pair
@@ -84,7 +87,7 @@ def test_a_run_leaves_everything_behind(unequal: Pair, tmp_path: Path) -> None:
     load_bridge(run.bridge, unequal)
     events = [line["event"] for line in _trained_metrics(run)]
     assert events == ["start", *["train"] * 6, "validation"]
-    assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["step-0000008", "step-0000012"]
+    assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["best.safetensors", "step-0000008", "step-0000012"]
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -107,9 +110,94 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(unequal: Pair, t
     assert document["steps"] == 12
     ours, theirs = read_tensors(cut.bridge)[0], read_tensors(whole.bridge)[0]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert _trained_metrics(cut)[-1] == _trained_metrics(whole)[-1]
-    steps = [line["step"] for line in _trained_metrics(cut) if line["event"] == "train"]
-    assert steps == sorted(set(steps))
+    assert _trained_metrics(cut) == _trained_metrics(whole)
+
+
+class Scrambled(StopAfter):
+    """Leaves every library's random state somewhere else after each step."""
+
+    def update(self, done: int, **figures: float | str) -> None:
+        super().update(done, **figures)
+        seed = random.SystemRandom().getrandbits(31)
+        random.seed(seed)
+        numpy.random.seed(seed)
+        torch.manual_seed(seed)
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "kava", "mlp_ratio": 0.1}], ids=str)  # dropout
+def test_no_random_state_needs_to_be_saved(unequal: Pair, tmp_path: Path, options: dict[str, Any]) -> None:
+    config = _config(eval_every=4, stages=[{"name": "answers", "steps": 9, "losses": {"ce": 1.0}}])
+    config = config.model_copy(update={"bridge": config.bridge.model_validate(options)})
+    whole, _ = _train(config, unequal, tmp_path / "whole")
+    _train(config, unequal, tmp_path / "cut", Scrambled(5))
+    cut, _ = _train(config, unequal, tmp_path / "cut", Scrambled(100), resume=True)
+    assert cut.bridge.read_bytes() == whole.bridge.read_bytes()
+    assert _trained_metrics(cut) == _trained_metrics(whole)
+
+
+def test_a_run_without_a_checkpoint_begins_again(unequal: Pair, tmp_path: Path) -> None:
+    class Killed(Silent):
+        def update(self, done: int, **figures: float | str) -> None:
+            if done == 3 and "stage" in figures:
+                raise KeyboardInterrupt
+
+    config = _config(eval_samples=0, log_every=1)
+    whole, _ = _train(config, unequal, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _train(config, unequal, tmp_path / "cut", Killed())
+    cut, _ = _train(config, unequal, tmp_path / "cut", resume=True)
+    assert cut.bridge.read_bytes() == whole.bridge.read_bytes()
+    assert _trained_metrics(cut) == _trained_metrics(whole)
+
+
+def test_a_broken_checkpoint_costs_the_steps_since_the_one_before(unequal: Pair, tmp_path: Path) -> None:
+    whole, _ = _train(_config(), unequal, tmp_path / "whole")
+    cut, _ = _train(_config(), unequal, tmp_path / "cut", StopAfter(8))
+    (cut.checkpoints / "step-0000008/optimiser.safetensors").write_bytes(b"cut short")
+    progress = Interrupted()
+    cut, document = _train(_config(eval_samples=2), unequal, tmp_path / "cut", progress, resume=True)
+    warning, *rest = progress.notes
+    assert "step-0000008 is not whole (optimiser.safetensors: not as written)" in warning
+    assert "going on from step-0000004" in rest
+    assert cut.bridge.read_bytes() == whole.bridge.read_bytes()
+    assert document["steps"] == 12
+
+
+def test_other_training_items_are_refused(unequal: Pair, tmp_path: Path) -> None:
+    run, _ = _train(_config(), unequal, tmp_path / "cut", StopAfter(5))
+    before = run.metrics.read_bytes()
+    config = _config()
+    config = config.model_copy(update={"data": config.data.model_copy(update={"limit": 19})})
+    with pytest.raises(DataError, match="not those that this run began with"):
+        train_bridge(config, unequal, run, Silent(), resume=True)
+    assert run.metrics.read_bytes() == before
+
+
+def test_the_bridge_that_validated_best_is_kept(unequal: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.4, 0.6, 0.6, 0.5, 0.6, 0.5])
+    arms = ("student", "text", "bridge", "deranged")
+
+    def scored(*_: object) -> dict[str, Any]:
+        score = next(scores)
+        return {"n": 4, "items": [], "arms": {arm: {"accuracy": score} for arm in arms}}
+
+    monkeypatch.setattr("helmas_core.training.session.evaluate_examples", scored)
+    run, document = _train(config := _config(eval_every=3, checkpoint_every=3), unequal, tmp_path / "run")
+    assert (document["best"]["step"], document["best"]["bridge"]) == (6, 0.6)
+    kept, metadata = read_tensors(run.checkpoints / "best.safetensors")
+    assert (metadata["training"]["steps"], metadata["training"]["validation"]["bridge"]) == (6, 0.6)
+    assert not torch.equal(kept["blend.logits"], read_tensors(run.bridge)[0]["blend.logits"])
+    load_bridge(run.checkpoints / "best.safetensors", unequal)
+    _, resumed = _train(config, unequal, tmp_path / "run", resume=True)  # as good as step 6 is not better
+    assert resumed["best"]["step"] == 6
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_checkpoints_are_kept_as_asked(unequal: Pair, tmp_path: Path, keep: int) -> None:
+    run, _ = _train(_config(checkpoint_every=2, keep_checkpoints=keep, eval_samples=0), unequal, tmp_path / "run")
+    assert [path.name for path in checkpoint.steps(run.checkpoints)] == [
+        f"step-{step:07d}" for step in (8, 10, 12)[-keep:]
+    ]
 
 
 METHODS: list[dict[str, Any]] = [
@@ -249,13 +337,18 @@ def test_an_interrupted_last_validation_costs_only_the_scores(unequal: Pair, tmp
     assert resumed["steps"] == 12
 
 
-def test_a_validation_that_is_interrupted_midway_ends_after_the_next_step(unequal: Pair, tmp_path: Path) -> None:
+def test_a_validation_that_is_interrupted_midway_is_done_first_later(unequal: Pair, tmp_path: Path) -> None:
     class Held(Interrupted):
         def update(self, done: int, **figures: float | str) -> None:
             self.stop = self.stop or "arm" in figures
 
-    _, document = _train(_config(eval_every=3), unequal, tmp_path / "run", Held())
-    assert (document["steps"], document["eval"]) == (4, None)
+    config = _config(eval_every=3)
+    whole, _ = _train(config, unequal, tmp_path / "whole")
+    run, document = _train(config, unequal, tmp_path / "cut", Held())
+    assert (document["steps"], document["eval"]) == (3, None)
+    _train(config, unequal, tmp_path / "cut", resume=True)
+    assert _trained_metrics(run) == _trained_metrics(whole)
+    assert run.bridge.read_bytes() == whole.bridge.read_bytes()
 
 
 def test_the_seed_decides(unequal: Pair, tmp_path: Path) -> None:

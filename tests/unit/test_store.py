@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from helmas_core.errors import ConfigError
+from helmas_core.files import scratch
 from helmas_core.handoff.store import Store
 
 pytestmark = pytest.mark.unit
@@ -69,17 +70,16 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_old_leftovers_are_swept_and_a_living_writers_are_not(tmp_path: Path) -> None:
-    dead, alive = tmp_path / ".partial-abcdefgh", tmp_path / ".partial-ijklmnop"
-    for folder in (dead, alive):
-        folder.mkdir()
-        (folder / "x").write_text("half")
-    long_ago = time.time() - 7200
-    os.utime(dead / "x", (long_ago, long_ago))
-    os.utime(dead, (long_ago, long_ago))
-    os.utime(alive, (long_ago, long_ago))  # but its file has just grown
-    Store(tmp_path, 1.0)
-    assert not dead.exists() and (alive / "x").exists()
+def test_leftovers_are_swept_whatever_the_clock_says_and_a_living_writers_are_not(tmp_path: Path) -> None:
+    (dead := tmp_path / ".partial-abcdefgh").mkdir()
+    (dead / "x").write_text("half")
+    with scratch(tmp_path) as alive:
+        (alive / "x").write_text("half")
+        for path in (alive / "x", alive):
+            os.utime(path, (1, 1))
+        Store(tmp_path, 1.0)
+        assert not dead.exists() and (alive / "x").exists()
+    assert not alive.exists()
 
 
 def test_a_folder_that_is_a_file_is_a_configuration_error(tmp_path: Path) -> None:

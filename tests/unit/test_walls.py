@@ -61,7 +61,7 @@ def test_one_file_draws_on_the_terminal() -> None:
     "path",
     [
         ROOT / "helmas_core" / f"{name}.py"
-        for name in ("errors", "config", "files", "plain", "runs", "progress", "transcript")
+        for name in ("errors", "config", "files", "plain", "runs", "lock", "progress", "transcript")
     ],
 )
 def test_configuration_needs_no_torch(path: Path) -> None:
@@ -101,3 +101,9 @@ def test_nothing_is_pickled() -> None:
     for path in [*_files("helmas_core"), *_files("helmas_cli")]:
         text = path.read_text()
         assert "torch.load" not in text and "torch.save" not in text and "import pickle" not in text, path
+
+
+def test_nothing_hangs_on_a_clock_that_can_be_set() -> None:
+    """Durations come from perf_counter or monotonic, what a killed writer left is known by its lock."""
+    for path in [*_files("helmas_core"), *_files("helmas_cli")]:
+        assert "time.time(" not in path.read_text(), path
