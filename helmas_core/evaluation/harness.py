@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,14 @@ import torch
 from helmas_core.bridges.artefact import load_bridge, read_metadata
 from helmas_core.bridges.base import Bridge
 from helmas_core.config import ARMS, CONTROLS, load_config
-from helmas_core.data import parse
-from helmas_core.data.item import Item
-from helmas_core.data.task import Task
 from helmas_core.errors import ConfigError, DataError, PairError, did_you_mean
-from helmas_core.evaluation.arms import Arms, Batch, batches
-from helmas_core.handoff.examples import Example
+from helmas_core.evaluation.arms import Batch, batches
+from helmas_core.evaluation.harness_answers import Answers, Asked, Decoding, Scored, asked_of
 from helmas_core.handoff.states import Ids
-from helmas_core.models.cache import KVCache
 from helmas_core.models.hardware import resolve_hardware
-from helmas_core.models.inject import Generation, generate, sampler, score
-from helmas_core.models.pair import Member, Pair, load_pair
-from helmas_core.models.tokens import decode, encode, encode_start, pad_left
+from helmas_core.models.inject import Generation
+from helmas_core.models.pair import Pair, load_pair
+from helmas_core.models.tokens import decode, encode, encode_start
 from helmas_core.progress import Progress, Silent, Stopped
 from helmas_core.runs import bridge_file
 
@@ -37,87 +32,9 @@ importlib.import_module("lm_eval.models")  # the harness knows its own models on
 LM: Any = importlib.import_module("lm_eval.api.model").LM
 register_model: Any = importlib.import_module("lm_eval.api.registry").register_model
 windows: Any = importlib.import_module("lm_eval.utils")
-normalize_gen_kwargs: Any = importlib.import_module("lm_eval.models.utils").normalize_gen_kwargs
 
 HARNESS_ARMS = tuple(arm for arm in (*ARMS, *CONTROLS) if arm != "text")
 PLAIN = ("student", "teacher")  # hand nothing over
-_IDLE = {"top_p", "top_k", "min_p"}  # say nothing where the likeliest word is taken
-_TASK = Task("lm-eval", parse.WHOLE, {}, stop=())
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How an answer is written: it stops before any string of `until`, or after `limit` tokens; greedy at 0."""
-
-    until: tuple[str, ...]
-    limit: int
-    temperature: float
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Decoding:
-        """The harness's generation settings; ConfigError for one that would be ignored."""
-        known: dict[str, Any] = normalize_gen_kwargs(dict(settings))
-        until, limit = [mark for mark in known.pop("until", None) or [] if mark], known.pop("max_gen_toks")
-        temperature = known.pop("temperature", 0.0) if known.pop("do_sample") else 0.0
-        foreign = {key for key, value in known.items() if value is not None} - (set() if temperature else _IDLE)
-        if foreign:
-            what = f"{', '.join(sorted(foreign))} cannot be followed here"
-            raise ConfigError(what, where="generation_kwargs", fix="set until, max_gen_toks, do_sample, temperature")
-        return cls(tuple(until), int(limit), float(temperature))
-
-    def cut(self, text: str) -> str:
-        """`text` up to the first of the strings that end it."""
-        return min((text.split(mark)[0] for mark in self.until), key=len, default=text)
-
-
-@dataclass(frozen=True)
-class Asked(Example):
-    """A context as an example: `alone` is all of it, `source` all but its last token, `query` that one.
-
-    `places` are those of its requests; it has `continuations`, one for each, or else `decoding`.
-    """
-
-    places: tuple[int, ...] = ()
-    continuations: tuple[Ids, ...] = ()
-    decoding: Decoding = Decoding((), 0, 0.0)
-
-    @property
-    def length(self) -> int:
-        """Tokens of the context and of the longest that may follow."""
-        return len(self.alone) + max([self.decoding.limit, *map(len, self.continuations)])
-
-
-def _asked(document: str, ids: Ids, places: Sequence[int], **more: Any) -> Asked:
-    item = Item(document, question="", answer="")
-    return Asked(item, _TASK, ids[:-1], ids[-1:], ids, (), (), (), places=tuple(places), **more)
-
-
-@dataclass
-class Scored(Generation):
-    """What scoring gives in place of new tokens: for each row, (log-likelihood, is greedy) of each continuation."""
-
-    scores: Sequence[Sequence[tuple[float, bool]]] = ()
-
-
-class _Answers(Arms):
-    """The arms as the harness asks them: they score continuations, or write until its strings say stop."""
-
-    def _generate(
-        self, member: Member, cache: KVCache | None, prompts: Sequence[Ids], examples: Sequence[Example]
-    ) -> Generation:
-        asked = [example for example in examples if isinstance(example, Asked)]
-        ids, mask = pad_left(prompts, self.pair.pad, self.pair.device)
-        if asked[0].continuations:
-            found = score(member.model, cache, ids, mask, [one.continuations for one in asked])
-            return Scored([], scores=found)
-        how = asked[0].decoding
-
-        def finished(tokens: list[int]) -> bool:
-            said = decode(self.pair.tokenizer, tokens)
-            return how.cut(said) != said
-
-        choose = sampler(how.temperature, self.seed)
-        return generate(member.model, cache, ids, mask, how.limit, ends=self.ends, finished=finished, choose=choose)
 
 
 @register_model("helmas")
@@ -139,7 +56,7 @@ class HarnessModel(LM):
         super().__init__()
         check_arm(arm)
         self.pair, self.arm, self.batch, self.progress = pair, arm, batch, progress or Silent()
-        self.tokenizer, self.answers = pair.tokenizer, _Answers(pair, bridge, 0, seed=seed)
+        self.tokenizer, self.answers = pair.tokenizer, Answers(pair, bridge, 0, seed=seed)
         self._device, self.truncated = pair.device, 0
 
     @classmethod
@@ -236,7 +153,7 @@ class HarnessModel(LM):
         found: dict[int, str] = {}
         for how, places in kinds.items():
             rows = ((_document(requests[place]), self._context(requests[place]), place) for place in places)
-            asked = [_asked(document, ids, [place], decoding=how) for document, ids, place in rows]
+            asked = [asked_of(document, ids, [place], decoding=how) for document, ids, place in rows]
             for group, written in self._run(asked):
                 self.truncated += sum(written.truncated)
                 for one, tokens in zip(group, written.tokens, strict=True):
@@ -251,7 +168,7 @@ class HarnessModel(LM):
         for place, (document, (context, _)) in enumerate(zip(documents, pairs, strict=True)):
             shared.setdefault((document, context), []).append(place)
         asked = [
-            _asked(document, context, places, continuations=tuple(pairs[place][1] for place in places))
+            asked_of(document, context, places, continuations=tuple(pairs[place][1] for place in places))
             for (document, context), places in shared.items()
         ]
         found: dict[int, tuple[float, bool]] = {}
