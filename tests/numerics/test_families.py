@@ -14,6 +14,7 @@ from typing import Any, cast, get_args
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from helmas_core.bridges.artefact import describe, load_bridge, save_bridge
 from helmas_core.bridges.base import Bridge
@@ -23,14 +24,17 @@ from helmas_core.data.prompts import Handoff
 from helmas_core.errors import CacheError
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.evaluation.inspect import inspect_cache
+from helmas_core.models.inject import generate
 from helmas_core.models.latent import Latent
-from helmas_core.models.pair import Pair, fingerprint
+from helmas_core.models.pair import Pair, fingerprint, freeze
+from helmas_core.models.record import record_queries
+from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
 from helmas_core.runs import Run
 from helmas_core.training.objective import Objective
 from helmas_core.training.session import Session
 from tests.numerics.test_methods import FOLLOWING, ROWS, SEEN, SOURCES, _examples, _hooks, _logits, _read
-from tests.tiny import FAMILIES, ONE_HEAD_EACH, tiny_model, tiny_pair
+from tests.tiny import FAMILIES, ONE_HEAD_EACH, tiny_config, tiny_model, tiny_pair
 
 pytestmark = pytest.mark.numerics
 SHAPES = (  # no two alike in anything; MQA, GQA, MHA
@@ -180,3 +184,25 @@ def test_heads_are_counted_where_a_family_does_not_say() -> None:
     for family in ONE_HEAD_EACH:
         geometry = tiny_pair(tiny_model(family), tiny_model()).teacher.geometry
         assert geometry.kv_heads == geometry.attention_heads == 4
+
+
+def test_a_tower_that_reads_text_is_found_beside_one_that_sees() -> None:
+    """As many layers in either: nothing may be taken from the wrong one."""
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=tiny_config("gemma3", layers=4).to_dict(),
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=7,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()
+    member = freeze("tiny", model)
+    assert type(model).__name__ == "Gemma3ForConditionalGeneration"
+    assert member.rope_residual < 1e-5 and member.geometry.layers == 4 and member.geometry.kv_heads == 2
+    source, query = pad_left([list(range(15, 27)), list(range(15, 22))], 0), pad_left([[200, 201], [202]], 0)
+    with record_queries(model) as seen:
+        told = generate(model, member.read(*source, hidden=(0, 2)), *query, 4)
+    whole = pad_left([[*range(15, 27), 200, 201], [*range(15, 22), 202]], 0)
+    assert told.tokens == generate(model, None, *whole, 4).tokens
+    assert len(seen.queries) == (1 + 4) * 4 and seen.queries[0].shape[1] == 4
