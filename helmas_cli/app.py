@@ -12,7 +12,19 @@ from typing import Annotated
 
 import typer
 
-from helmas_cli.commands import baseline, chat, doctor, inspect_cache, overlap, plot, pool, profiles, runs, train
+from helmas_cli.commands import (
+    baseline,
+    chat,
+    compare,
+    doctor,
+    inspect_cache,
+    overlap,
+    plot,
+    pool,
+    profiles,
+    runs,
+    train,
+)
 from helmas_cli.commands import eval as evaluate
 from helmas_cli.examples import OVERVIEW, examples
 from helmas_cli.interrupt import CODE as INTERRUPTED
@@ -30,6 +42,7 @@ app = typer.Typer(
 app.command("baseline", epilog=examples("baseline"))(with_common(baseline.baseline))
 app.command("train", epilog=examples("train"))(with_common(train.train))
 app.command("eval", epilog=examples("eval"))(with_common(evaluate.evaluate))
+app.command("compare", epilog=examples("compare"))(with_common(compare.compare))
 app.command("chat", epilog=examples("chat"))(with_common(chat.chat))
 app.command("inspect-cache", epilog=examples("inspect-cache"))(with_common(inspect_cache.inspect_cache))
 app.command("doctor", epilog=examples("doctor"))(with_common(doctor.doctor))

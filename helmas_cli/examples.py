@@ -19,6 +19,10 @@ EXAMPLES = {
         "helmas eval --bridge runs/first --limit 100",
         "helmas eval --bridge runs/first --dataset relay -o out",
     ),
+    "compare": (
+        "helmas compare -p lab --methods ridge,kava",
+        "helmas compare -p lab --preset blending --dry-run",
+    ),
     "chat": (
         "helmas chat --bridge runs/first",
         'helmas chat --bridge runs/first --prompt "17 + 4 ="',

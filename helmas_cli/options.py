@@ -72,11 +72,15 @@ class Common:
     )
 
 
-_BRIDGE: Any = typer.Option(
-    "--bridge", metavar="PATH", help="Run folder with a bridge, or the file itself.", autocompletion=completion.bridges
-)
-Bridge = Annotated[Path, _BRIDGE]
-MaybeBridge = Annotated[Path | None, _BRIDGE]
+MaybeBridge = Annotated[
+    Path | None,
+    typer.Option(
+        "--bridge",
+        metavar="PATH",
+        help="Run folder with a bridge, or the file itself.",
+        autocompletion=completion.bridges,
+    ),
+]
 Arms = Annotated[
     str | None, typer.Option("--arms", metavar="A,B", help="Arms to run, by commas.", autocompletion=completion.arms)
 ]
@@ -146,11 +150,16 @@ def flag_tree(common: Common, limit_of: Literal["data", "eval"], **own: Any) -> 
     return tree
 
 
-def resolve(common: Common, flags: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Config:
-    """Defaults < `base` < profiles < `--set` < flags. Task names are checked here, before anything is loaded."""
+def resolve(
+    common: Common,
+    flags: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
+    over: Mapping[str, Any] | None = None,
+) -> Config:
+    """Defaults < `base` < profiles < `over` < `--set` < flags. Task names are checked before anything is loaded."""
     from helmas_core.config import Config, load_config, merge, validate
 
-    config = load_config(common.profile, common.sets, base)
+    config = load_config(common.profile, common.sets, base, over)
     config = validate(Config, merge(config.model_dump(exclude_unset=True), flags))
     for name in task_list(config):
         check_task(name)

@@ -76,6 +76,18 @@ def show_reports(screen: Screen, reports: Sequence[Mapping[str, Any]]) -> None:
         show_report(screen, report)
 
 
+def show_comparison(screen: Screen, document: Mapping[str, Any]) -> None:
+    """What was compared, then for each data set the variants and the arms without a bridge."""
+    from helmas_core.report.comparison import scores_table, shared_table, variants_table, warnings
+
+    screen.table(*variants_table(document))
+    for report in document["reports"]:
+        screen.table(*scores_table(report), f"{report['dataset']} · {report['split']} · n = {report['n']}")
+        screen.table(*shared_table(report))
+        for text in warnings(report):
+            screen.note(f"warning: {text}")
+
+
 def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
     counts = [number(arm.get(key)) for key in ("n", "unparsed", "truncated")]
     times = [number(arm.get(key)) for key in ("seconds_p50", "seconds_p95", "tokens_per_second")]

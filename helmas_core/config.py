@@ -332,12 +332,20 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_config(
-    profiles: Sequence[str] = (), sets: Sequence[str] = (), base: Mapping[str, Any] | None = None
+    profiles: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+    over: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Defaults < `base` < `profiles` < `sets`, validated. Without `base`, no profile means `h200`."""
+    """Defaults < `base` < `profiles` < `over` < `sets`, validated. Without `base`, no profile means `h200`."""
     names = list(profiles) or ([] if base is not None else [DEFAULT_PROFILE])
-    tree: dict[str, Any] = dict(base or {})
-    for layer in [*(read_toml(find_profile(name)) for name in names), *map(parse_set, sets)]:
+    return layered(base or {}, [*(read_toml(find_profile(name)) for name in names), over or {}, *map(parse_set, sets)])
+
+
+def layered(base: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> Config:
+    """Each of `layers` over those before it, the first over `base`, validated."""
+    tree = dict(base)
+    for layer in layers:
         tree = merge(_without_foreign_options(_without_foreign_shapes(tree, layer), layer), layer)
     return validate(Config, tree)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from helmas_cli import completion
 from helmas_cli.options import (
     Arms,
     Batch,
-    Bridge,
     Common,
     Handoff,
     Split,
@@ -18,7 +19,7 @@ from helmas_cli.options import (
     flag_tree,
     task_list,
 )
-from helmas_cli.report import document_of, failures, gate, show_reports
+from helmas_cli.report import Gate, document_of, failures, gate, show_comparison, show_reports
 from helmas_cli.ui import Screen
 
 if TYPE_CHECKING:
@@ -35,6 +36,15 @@ FailUnder = Annotated[
         "--fail-under", metavar="GATE", help="Exit 3 below .9 (bridge), bridge-deranged=.2 or bridge/text=.95."
     ),
 ]
+Bridges = Annotated[
+    list[Path],
+    typer.Option(
+        "--bridge",
+        metavar="PATH",
+        help="Run folder with a bridge, or the file itself; repeat to compare.",
+        autocompletion=completion.bridges,
+    ),
+]
 AllowOverlap = Annotated[
     bool, typer.Option("--allow-overlap", help="Go on although the bridge has learnt some of the items.")
 ]
@@ -42,7 +52,7 @@ AllowOverlap = Annotated[
 
 def evaluate(
     common: Common,
-    bridge: Bridge,
+    bridge: Bridges,
     arms: Arms = None,
     fail_under: FailUnder = [],  # noqa: B006 - Typer copies it
     split: Split = None,
@@ -50,14 +60,16 @@ def evaluate(
     batch: Batch = None,
     allow_overlap: AllowOverlap = False,
 ) -> int:
-    """Evaluate a bridge on unseen items; pair, method and hand-off come from the bridge."""
+    """Evaluate a bridge, or several beside each other, on unseen items; pair, method and hand-off come from it."""
     from helmas_cli.load import open_bridge
 
     screen = Screen.of(common)
     own = {"eval__arms": arms_of(arms), "eval__split": split, "eval__batch": batch, "data__handoff": handoff}
     own["eval__allow_overlap"] = True if allow_overlap else None
     flags = flag_tree(common, "eval", **own)
-    path, config = open_bridge(common, flags, bridge)
+    if len(bridge) > 1:
+        return _evaluate_several(common, screen, flags, bridge, fail_under)
+    path, config = open_bridge(common, flags, bridge[0])
     gates = [gate(text, config.eval.arms) for text in fail_under]
     if common.dry_run:
         from helmas_cli.plan import show_plan
@@ -72,33 +84,69 @@ def evaluate(
         from helmas_core.evaluation.guards import require_exact
 
         require_exact(reports)
+    return _judge(gates, reports)
+
+
+def _judge(gates: Sequence[Gate], reports: Sequence[Mapping[str, Any]]) -> int:
+    """The exit code: whether all gates are met; those that are not are told."""
     missed = failures(gates, reports)
     for line in missed:
         typer.echo(line, err=True)
     return GATE_MISSED if missed else 0
 
 
+def _evaluate_several(
+    common: Common, screen: Screen, flags: Mapping[str, Any], bridges: Sequence[Path], fail_under: Sequence[str]
+) -> int:
+    from helmas_cli.several import each, evaluate_several, open_several
+
+    opened = open_several(common, flags, bridges)
+    config = next(iter(opened.values()))[1]
+    gates = [gate(text, config.eval.arms) for text in fail_under]
+    if common.dry_run:
+        from helmas_cli.plan import show_plan
+
+        return show_plan(screen, "eval", config, bridges=", ".join(opened))
+    document = evaluate_several(screen, opened)
+    if screen.json:
+        screen.document(document)
+    else:
+        show_comparison(screen, document)
+    if common.out:
+        from helmas_core.report.comparison import write_comparison
+
+        for path in write_comparison(common.out.expanduser(), document):
+            screen.note(f"wrote {path}")
+    if not config.eval.allow_inexact:
+        from helmas_core.evaluation.guards import require_exact
+
+        require_exact(document["reports"])
+    return _judge(gates, each(document))
+
+
 def _evaluate(config: Config, path: Path, screen: Screen, diagnosed: bool) -> list[Found]:
     """Each data set's report, its items and, if they are wanted, its diagnostics."""
     from helmas_cli.load import check_items, check_machine, open_pair, seen_in_training
+    from helmas_core.evaluation.learnt import learnt_items
 
     hardware = check_machine(config, screen)
     check_items(config, config.eval.split, config.eval.limit)
     tasks = [(one, seen_in_training(path, one)) for one in per_task(config)]
-    overlaps = [_overlap(one, path) for one, _ in tasks]
     for warning in (warning for _, warnings in tasks for warning in warnings):
         screen.note(f"warning: {warning}")
-    pair = open_pair(config, hardware, screen)
     from helmas_core.bridges.artefact import load_bridge, read_metadata
+
+    training = read_metadata(path)["training"]
+    overlaps = [learnt_items(one, training) for one, _ in tasks]
+    pair = open_pair(config, hardware, screen)
     from helmas_core.evaluation.evaluate import evaluate
 
     bridge, found = load_bridge(path, pair), list[Found]()
-    seed = read_metadata(path)["training"].get("seed")
     with screen.progress() as meter:
         for (one, warnings), overlap in zip(tasks, overlaps, strict=True):
             report = evaluate(one, pair, bridge, meter)
             items = report.pop("items", [])
-            report["manifest"]["trained_seed"] = seed
+            report["manifest"]["trained_seed"] = training.get("seed")
             judged = _with_warnings(report, (one, warnings), overlap, screen)
             found.append((judged, items, _diagnose(one, pair, bridge, meter) if diagnosed else None))
     return found
@@ -122,31 +170,6 @@ def _with_warnings(
     for warning in report.get("warnings", []):
         screen.note(f"warning: {warning}")
     return {**report, "overlap": overlap, "warnings": [*task[1], *report.get("warnings", [])]}
-
-
-def _overlap(config: Config, path: Path) -> dict[str, Any] | None:
-    """{"trained_on": hashes that the bridge carries, "items": ids of those to evaluate that are among them}.
-
-    None for a bridge that carries no hashes. DataError for overlap that was not allowed.
-    """
-    from helmas_core.bridges.artefact import read_metadata
-    from helmas_core.data.overlap import overlapping, unpack_hashes
-    from helmas_core.data.tasks import get_task, load_items
-    from helmas_core.errors import DataError
-
-    training, data = read_metadata(path)["training"], config.data
-    if "hashes" not in training:
-        return None
-    known, task = unpack_hashes(training["hashes"]), get_task(data.dataset)
-    items = load_items(
-        task, config.eval.split, config.eval.limit, config.train.seed, data.data_dir, data.max_source_tokens
-    )
-    ids = overlapping(items, known)
-    if ids and not config.eval.allow_overlap:
-        some = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
-        what = f"the bridge was trained on {len(ids)} of the {len(items)} items to evaluate: {some}"
-        raise DataError(what, where=data.dataset, fix="evaluate on others, or go on with --allow-overlap")
-    return {"trained_on": len(known), "items": ids}
 
 
 def per_task(config: Config) -> list[Config]:

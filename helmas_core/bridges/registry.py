@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.bottleneck import BottleneckBridge
 from helmas_core.bridges.c2c import C2CBridge
 from helmas_core.bridges.h2c import H2CBridge
 from helmas_core.bridges.helmas import HelmasBridge
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Bridge]] = {
     "c2c": C2CBridge,
     "h2c": H2CBridge,
     "modules": ModulesBridge,
+    "bottleneck": BottleneckBridge,
     "prefix": PrefixBridge,
 }
 

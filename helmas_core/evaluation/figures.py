@@ -105,6 +105,24 @@ def accuracy_figure(report: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@_styled
+def comparison_figure(report: Mapping[str, Any]) -> Figure:
+    """One bar per variant: its bridge with the 95 % interval, `deranged` as a dot; other arms as lines."""
+    rows = {shortened(name, 24): row["arms"] for name, row in report["variants"].items()}
+    figure, axes = canvas(1.3 + 0.3 * len(rows))
+    bridges = [arms["bridge"] for arms in rows.values()]
+    values = [arm["accuracy"] for arm in bridges]
+    axes.barh(list(rows), values, xerr=_spread(bridges), capsize=3, ecolor=ROLES["ink"], color=colour("bridge"))
+    wrong = {name: arms["deranged"]["accuracy"] for name, arms in rows.items() if "deranged" in arms}
+    axes.plot(list(wrong.values()), list(wrong), "o", color=colour("deranged"), label="deranged")
+    for name, arm in report["arms"].items():
+        axes.axvline(arm["accuracy"], color=colour(name), linestyle="--", label=name)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.02), xlabel="accuracy of the bridge", title=_title(report))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
 def _title(report: Mapping[str, Any]) -> str:
     return printable(f"{report['dataset']}, {report['split']}, n = {report['n']}")
 

@@ -28,12 +28,12 @@ def _section(section: Section, folder: str) -> str:
     facts = "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in tables.facts(report).items())
     verdict = tables.verdict_of(report)
     parts = [title, f"**{escape(verdict)}**" if verdict else "", *map(_warning, report.get("warnings") or [])]
-    parts += [_table(*tables.arms_table(report)), _table(*tables.contrasts_table(report))]
-    parts += [_table(*tables.costs_table(report.get("costs"))), *(_picture(one, folder) for one in section.pictures)]
+    parts += [table(*tables.arms_table(report)), table(*tables.contrasts_table(report))]
+    parts += [table(*tables.costs_table(report.get("costs"))), *(_picture(one, folder) for one in section.pictures)]
     if section.categories:
-        parts += ["### By category", _table(*tables.category_table(section.categories))]
+        parts += ["### By category", table(*tables.category_table(section.categories))]
     if found:
-        parts += [f"### By layer ({found['n']} items)", _table(*tables.layers_table(found["layers"]))]
+        parts += [f"### By layer ({found['n']} items)", table(*tables.layers_table(found["layers"]))]
         parts += [_picture(one, folder) for one in section.diagnostics]
     return "\n\n".join(part for part in [*parts, facts] if part)
 
@@ -46,7 +46,8 @@ def _picture(picture: Picture, folder: str) -> str:
     return f"![{escape(picture.words)}]({folder}/{picture.name}.png)"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, its cells escaped; nothing for one without rows."""
     if not rows:
         return ""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *([escape(cell) for cell in row] for row in rows)]

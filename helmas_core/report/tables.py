@@ -39,7 +39,8 @@ def number(value: Any, sign: str = "") -> str:
     return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{sign},.{places}f}")
 
 
-def _interval(row: Record, sign: str = "") -> str:
+def spread(row: Record, sign: str = "") -> str:
+    """A figure's interval, [.971, .997]."""
     low, high = row.get("ci") or (None, None)
     return f"[{number(low, sign)}, {number(high, sign)}]"
 
@@ -48,7 +49,7 @@ def arms_table(report: Record) -> Table:
     keys = ("n", "unparsed", "truncated", "seconds_p50", "seconds_p95", "tokens_per_second")
     head = ["arm", "accuracy", "95 %", "n", "unparsed", "cut off", "s p50", "s p95", "tokens/s"]
     rows = [
-        [name, number(arm["accuracy"]), _interval(arm), *(number(arm.get(key)) for key in keys)]
+        [name, number(arm["accuracy"]), spread(arm), *(number(arm.get(key)) for key in keys)]
         for name, arm in report["arms"].items()
     ]
     return head, rows
@@ -56,13 +57,14 @@ def arms_table(report: Record) -> Table:
 
 def contrasts_table(report: Record) -> Table:
     rows = [
-        [name, number(row.get("delta"), "+"), _interval(row, "+"), _p(row.get("p"))]
+        [name, number(row.get("delta"), "+"), spread(row, "+"), chance(row.get("p"))]
         for name, row in (report.get("contrasts") or {}).items()
     ]
     return ["contrast", "difference", "95 %", "p"], rows
 
 
-def _p(value: Any) -> str:
+def chance(value: Any) -> str:
+    """A p value; tiny ones are below what a table shows."""
     return "< .001" if isinstance(value, float) and value < 0.0005 else number(value)
 
 

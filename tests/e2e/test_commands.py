@@ -60,6 +60,21 @@ def test_a_short_training_carries_content(trained: Path) -> None:
     assert "bridge-deranged" in (trained / "out/report.md").read_text()
 
 
+def test_bridges_are_evaluated_beside_each_other(trained: Path) -> None:
+    two = ("--bridge", "runs/quick", "--bridge", "runs/quick/bridge.safetensors")
+    limits = ("--dataset", "relay", "--limit", "20", "--arms", "student,bridge,deranged", "-q", "-o", "both")
+    done = helmas("eval", *two, *limits, "--json", "--fail-under", "bridge=1.01", cwd=trained)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[1].startswith("gate not met on relay, quick-2: bridge =")
+    found = json.loads(done.stdout)
+    (report,) = found["reports"]
+    first, second = report["variants"].values()
+    assert first["arms"]["bridge"]["accuracy"] == second["arms"]["bridge"]["accuracy"] > 0.2
+    assert (first["against_first"], second["against_first"]["delta"]) == (None, 0.0)
+    assert report["arms"].keys() == {"student"}
+    assert "quick-2" in (trained / "both/report.md").read_text()
+
+
 def test_a_gate_that_is_missed_exits_with_3(trained: Path) -> None:
     arguments = ("eval", "--bridge", "runs/quick", "--dataset", "relay", "--limit", "8", "--arms", "bridge", "-q")
     assert helmas(*arguments, "--fail-under", "bridge=1.01", cwd=trained).returncode in (2, 3)

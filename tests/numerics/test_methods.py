@@ -42,6 +42,8 @@ ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("c2c", "fuse", {"hidden": 32}),
     ("h2c", "fuse", {}),
     ("modules", "fuse", {"bottleneck": 16}),
+    ("bottleneck", "replace", {"rank": 12}),
+    ("bottleneck", "fuse", {"rank": 8, "linear": True}),
     ("modules", "replace", {"bottleneck": 16, "gate": "fixed", "output_head": True}),
 ]
 PAIRS = {  # layers, KV heads, head dim and hidden size: teacher → student

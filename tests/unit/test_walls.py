@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
-ROOMS = ("models", "data", "handoff", "bridges", "training", "evaluation")
+ROOMS = ("models", "data", "handoff", "bridges", "training", "evaluation", "comparison")
 CACHE_CLASSES = {"DynamicCache", "Cache", "StaticCache", "DynamicLayer", "EncoderDecoderCache"}
 
 

@@ -1,0 +1,54 @@
+"""Evaluations of several bridges on the same items as one document. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helmas_core.config import CONTROLS
+from helmas_core.evaluation.statistics import paired_difference
+
+Report = Mapping[str, Any]
+BRIDGED = ("bridge", "deranged", *CONTROLS)  # the arms that depend on the bridge
+CONTRASTS = ("student", "deranged", "text", "teacher")
+
+
+def shared_arms(arms: Sequence[str]) -> list[str]:
+    """Those of `arms` that are the same whatever the bridge."""
+    return [arm for arm in arms if arm not in BRIDGED]
+
+
+def beside(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
+    """{dataset, split, n, arms, variants}: `reports` of one data set by variant, as `eval` makes them.
+
+    `arms` are those of the first report that no bridge has a part in. Each variant has its own arms, their contrasts,
+    costs and warnings; `against_first` is its bridge's paired difference to the first variant's.
+    """
+    first = next(iter(reports.values()))
+    shared = {name: first["arms"][name] for name in shared_arms(list(first["arms"]))}
+    head = {key: first[key] for key in ("dataset", "split", "n", "exactness") if key in first}
+    rows = {name: _variant(report, first, seed) for name, report in reports.items()}
+    return {**head, "arms": shared, "variants": rows}
+
+
+def _variant(report: Report, first: Report, seed: int) -> dict[str, Any]:
+    ours, theirs = _right(report), _right(first)
+    known = {arm: marks for arm, marks in theirs.items() if arm not in BRIDGED} | ours
+    contrasts = {
+        f"bridge-{other}": paired_difference(ours["bridge"], known[other], seed)
+        for other in CONTRASTS
+        if "bridge" in ours and other in known
+    }
+    return {
+        "bridge": report["bridge"],
+        "arms": {name: arm for name, arm in report["arms"].items() if name in BRIDGED},
+        "contrasts": contrasts,
+        "against_first": None if report is first else paired_difference(ours["bridge"], theirs["bridge"], seed),
+        "costs": {name: cost for name, cost in (report.get("costs") or {}).items() if name in BRIDGED},
+        "warnings": list(report.get("warnings") or []),
+    }
+
+
+def _right(report: Report) -> dict[str, list[bool]]:
+    """Whether each arm was right, item by item."""
+    return {arm: [mark == "1" for mark in marks] for arm, marks in report["outcomes"]["right"].items()}
