@@ -15,6 +15,12 @@ def profiles(incomplete: str) -> list[str]:
     return _starting(incomplete, profile_names())
 
 
+def presets(incomplete: str) -> list[str]:
+    from helmas_core.comparison.variants import preset_names
+
+    return _starting(incomplete, preset_names())
+
+
 def arms(incomplete: str) -> list[str]:
     from helmas_core.config import ARMS, CONTROLS
 

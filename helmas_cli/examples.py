@@ -19,6 +19,10 @@ EXAMPLES = {
         "helmas eval --bridge runs/first --limit 100",
         "helmas eval --bridge runs/first --dataset relay -o out",
     ),
+    "compare": (
+        "helmas compare -p lab --methods ridge,kava",
+        "helmas compare -p lab --preset blending --dry-run",
+    ),
     "chat": (
         "helmas chat --bridge runs/first",
         'helmas chat --bridge runs/first --prompt "17 + 4 ="',
@@ -42,10 +46,6 @@ EXAMPLES = {
     "pool": (
         "helmas pool runs/seed0 runs/seed1",
         "helmas pool runs/seed0 runs/seed1 runs/seed2 --json",
-    ),
-    "compare": (
-        "helmas compare -p lab --methods helmas,kava,h2c -o cmp",
-        "helmas compare -p cpu --preset ingredients --dry-run",
     ),
     "push": (
         "helmas push runs/first ./shared --dry-run",

@@ -77,9 +77,9 @@ class BridgeSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     method: str = Field(default="helmas", description="what translates: see methods.md")
-    mode: Literal["replace", "fuse"] | None = Field(default=None, description="None: the method's first")
+    mode: Literal["replace", "fuse"] | None = Field(default=None, description="unset: the method's first")
     student: Literal["frozen", "lora", "full"] | None = Field(
-        default=None, description="what of the student is trained with the bridge; None: a LoRA if student_lora is set"
+        default=None, description="what of the student is trained with the bridge; unset: a LoRA if student_lora is set"
     )
     student_lora: Positive | None = Field(
         default=None, description="rank of a LoRA that the student has after a hand-off, trained with the bridge"
@@ -131,7 +131,7 @@ class TrainConfig(Section):
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="the highest, after warming up")
     student_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="of a student that is trained along, in proportion; None: as the bridge"
+        default=None, description="of a student that is trained along, in proportion; unset: as the bridge"
     )
     warmup: Fraction = Field(default=0.05, description="share of a stage's steps in which the rate rises")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of AdamW")

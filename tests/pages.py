@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "docs/quick-start.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "docs/quick-start.md",
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "results/README.md",
+]
 PAGES = list(dict.fromkeys(PAGES))  # the quick start makes the runs that other pages go on with
 FENCE = re.compile(r"^```(?P<kind>\w+)(?: (?P<note>[^\n]+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 ANY_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from helmas_cli import completion
 from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.interrupt import stop_on_interrupt
 from helmas_cli.options import Arms, Batch, Common, Handoff, arms_of, flag_tree, resolve
@@ -19,16 +20,12 @@ if TYPE_CHECKING:
     from helmas_core.config import Config
 
 
-def _presets(incomplete: str) -> list[str]:
-    from helmas_core.comparison.variants import preset_names
-
-    return [name for name in preset_names() if name.startswith(incomplete)]
-
-
 Methods = Annotated[str | None, typer.Option("--methods", metavar="A,B", help="Methods to compare, by commas.")]
 PresetName = Annotated[
     str | None,
-    typer.Option("--preset", metavar="NAME|FILE", help="A named comparison instead.", autocompletion=_presets),
+    typer.Option(
+        "--preset", metavar="NAME|FILE", help="A named comparison instead.", autocompletion=completion.presets
+    ),
 ]
 Steps = Annotated[
     int | None, typer.Option("--budget-steps", metavar="N", min=1, help="Training steps of each.", show_default=False)

@@ -22,7 +22,7 @@ from helmas_core.models.geometry import Geometry
 
 
 class BottleneckOptions(Section):
-    rank: Annotated[int, Field(ge=1, description="numbers that a token becomes")] = 256
+    rank: Annotated[int, Field(ge=1)] = Field(default=256, description="numbers in the code of a token")
     linear: bool = Field(default=False, description="without SiLU on the code")
 
 

@@ -54,7 +54,7 @@ class HelmasOptions(Section):
         default=0.01, description="strength of the closed form; auto or a list: chosen on held-out items"
     )
     rank: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="width of a bottleneck in wide projectors; None: none"
+        default=None, description="width of a bottleneck in wide projectors; unset: none"
     )
 
     @model_validator(mode="after")

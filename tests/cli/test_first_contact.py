@@ -98,6 +98,7 @@ def test_profiles_arms_and_keys_are_completed(complete: Complete) -> None:
     assert complete("helmas profiles show qwen") == ["qwen2.5-cpu", "qwen2.5-gpu", "qwen3-h200"]
     assert set(complete("helmas eval --arms ")) == {*ARMS, *CONTROLS}
     assert complete("helmas eval --arms text,te") == ["text,teacher"]
+    assert complete("helmas compare --preset bl") == ["blending"]
     assert complete("helmas train -s train.ste") == ["train.steps="]
 
 
@@ -109,6 +110,7 @@ def test_data_sets_are_completed_and_none_twice(complete: Complete) -> None:
 
 def test_runs_are_completed_by_what_they_hold(complete: Complete, runs: Path) -> None:
     assert complete("helmas eval --bridge ") == ["runs/first"]
+    assert complete("helmas chat --bridge runs/f") == ["runs/first"]
     assert complete("helmas inspect-cache --bridge runs/first --against r") == ["runs/first"]
     assert complete("helmas pool ") == ["runs/second"]
     assert sorted(complete("helmas runs show ")) == ["first", "second"]

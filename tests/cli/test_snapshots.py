@@ -130,6 +130,7 @@ OUTPUTS = {
     "train dry run": ["train", "-p", "lab", "-o", "runs/new", "--dry-run"],
     "eval": ["eval", "--bridge", "runs/first", "--dataset", "relay,arithmetic"],
     "eval missed gate": ["eval", "--bridge", "runs/first", "--dataset", "relay", "--fail-under", ".95"],
+    "compare dry run": ["compare", "-p", "lab", "--preset", "blending", "--dry-run"],
     "chat": ["chat", "--bridge", "runs/first", "--prompt", "hello"],
     "inspect-cache": ["inspect-cache", "--bridge", "runs/first"],
     "overlap": ["overlap", "--dataset", "relay,arithmetic", "--limit", "20"],
