@@ -11,7 +11,8 @@ from threading import Event
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
-from helmas_core.plain import harmless, printable
+from helmas_core.plain import as_json, printable
+from helmas_core.secrets import hidden
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +27,13 @@ _SHADES = " .:-=+*#%@"
 _FORMATS = {"loss": "loss {:.4g}", "tokens_per_second": "{:,.0f} tokens/s", "memory_gib": "{:.1f} GiB"}
 
 
+LONGEST = 2000  # characters of a note
+
+
 def one_line(text: str) -> str:
-    return printable(" ".join(text.split()))
+    """A note or an error: one line that steers nothing, tells no secret, and ends."""
+    line = hidden(printable(" ".join(text.split())))
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 def console(stream: IO[str]) -> Console:
@@ -52,8 +58,7 @@ class Screen:
         from helmas_core.runs import to_json
 
         # JSON has no \x9b: what `printable` would make of such a character could not be read back
-        text = "".join(char if harmless(char) else f"\\u{ord(char):04x}" for char in to_json(value))
-        self.print(text)
+        self.print(as_json(to_json(value)))
 
     def print(self, text: str = "", *, end: str = "\n") -> None:
         """Result text on stdout, as it is but for control characters."""
@@ -80,7 +85,7 @@ class Screen:
 
         table = Table(title=printable(title) or None, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index and not left else "left", overflow="fold")
+            table.add_column(printable(column), justify="right" if index and not left else "left", overflow="fold")
         for row in rows:
             table.add_row(*(printable("" if cell is None else str(cell)) for cell in row))
         console(sys.stdout).print(table)

@@ -73,8 +73,7 @@ def evaluate(
 
         require_exact(reports)
     missed = failures(gates, reports)
-    for line in missed:
-        typer.echo(line, err=True)
+    screen.note_lines(missed)
     return GATE_MISSED if missed else 0
 
 

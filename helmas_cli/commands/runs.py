@@ -11,7 +11,7 @@ import typer
 
 from helmas_cli.options import Common, with_common
 from helmas_cli.report import interval, number, show_report
-from helmas_cli.ui import Screen, printable
+from helmas_cli.ui import Screen, one_line
 
 if TYPE_CHECKING:
     from helmas_core.runs import Run
@@ -164,7 +164,7 @@ def _agreed(runs: Sequence[Run]) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("nobody to ask", where="runs rm", fix="give --yes")
     said = ", ".join(f"{run.path} ({(run.manifest or {}).get('status')})" for run in runs)
-    sys.stderr.write(f"Delete {printable(said)}? [y/N] ")  # typer's own question leaves a blank on stdout
+    sys.stderr.write(f"Delete {one_line(said)}? [y/N] ")  # typer's own question leaves a blank on stdout
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

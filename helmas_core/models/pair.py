@@ -23,8 +23,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from helmas_core.config import Config
-from helmas_core.errors import ConfigError, PairError
+from helmas_core.errors import ConfigError, HelmasError, PairError
+from helmas_core.foreign import why
 from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.folder import check_settings, check_size, weights_held
 from helmas_core.models.geometry import Geometry, probe
 from helmas_core.models.hardware import Hardware
 from helmas_core.models.latent import Latent
@@ -118,26 +120,38 @@ def locate(source: str) -> tuple[str, dict[str, str]]:
     return (str(path) if path.is_dir() else source), {}
 
 
+def _checked(source: str) -> tuple[str, dict[str, str]]:
+    """`locate`, after a look through what lies there; models of the hub are as the hub has them."""
+    where, extra = locate(source)
+    if extra:
+        weights_held(Path(where, extra["gguf_file"]))
+    elif Path(where).is_dir():
+        check_settings(Path(where))
+    return where, extra
+
+
 def _guarded(call: Callable[[], Result], source: str) -> Result:
+    """What a library makes of a model's files; whatever else than memory fails it, is a PairError."""
     try:
         return call()
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (HelmasError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         fix = "use a model that transformers knows"
         if isinstance(error, OSError):
             fix = "give a local folder, or download the model first where there is a network"
-        raise PairError(f"cannot load: {first}", where=source, fix=fix) from error
+        raise PairError(f"cannot load: {why(error)}", where=source, fix=fix) from error
 
 
 def read_config(source: str, revision: str | None = None) -> PretrainedConfig:
-    where, extra = locate(source)
+    where, extra = _checked(source)
     return _guarded(
         lambda: AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **extra), source
     )
 
 
 def read_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    where, extra = locate(source)
+    where, extra = _checked(source)
     load = AutoTokenizer.from_pretrained
     return _guarded(lambda: load(where, revision=revision, trust_remote_code=False, **extra), source)
 
@@ -185,6 +199,7 @@ def _load(
 ) -> Member:
     notify(f"loading {source}" + (f" in {bits} bits" if bits else ""))
     where, extra = locate(source)
+    _check_size(source, where, extra)
     extra = {**extra, **(_quantised(hardware) if bits else {})}
     load = AutoModelForCausalLM.from_pretrained
     model: PreTrainedModel = _guarded(
@@ -194,6 +209,7 @@ def _load(
             dtype=hardware.dtype,
             attn_implementation=hardware.attention,
             trust_remote_code=False,
+            use_safetensors=None if "gguf_file" in extra else True,
             **extra,
         ),
         source,
@@ -201,6 +217,26 @@ def _load(
     if not bits:  # quantised weights were put in their place while they were loaded
         model.to(hardware.device)  # type: ignore[arg-type]
     return freeze(source, model)
+
+
+def _check_size(source: str, where: str, extra: dict[str, str]) -> None:
+    """PairError where local files hold less than the configuration asks for, before room is made for it."""
+    if not extra and not Path(where).is_dir():
+        return
+    config = read_config(source)
+    if getattr(config, "quantization_config", None) is None:  # packed weights count otherwise
+        check_size(Path(where, extra.get("gguf_file", "")), count_parameters(config, source))
+
+
+def count_parameters(config: PretrainedConfig, source: str) -> int:
+    """Of a model without storage."""
+
+    def count() -> int:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return sum(p.numel() for p in model.parameters())
+
+    return _guarded(count, source)
 
 
 def _quantised(hardware: Hardware) -> dict[str, Any]:

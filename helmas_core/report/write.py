@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from helmas_core.evaluation.figures import save
 from helmas_core.report.document import Evidence, build
 from helmas_core.report.html import html
 from helmas_core.report.markdown import markdown
-from helmas_core.runs import Run, read_metrics, write_json, write_text
+from helmas_core.runs import Run, check_links, read_metrics, write_json, write_text
+from helmas_core.secrets import hidden
 
 Files = list[Path]
 
@@ -21,6 +23,8 @@ def write_report(
 ) -> Files:
     """Write everything that shows `evidence` to the folder of `run`; returns the files. `document` is what goes to
     report.json, `trained` the run folder that the bridge came from, for its learning curves."""
+    check_links(run.path)
+    evidence = [replace(one, report=hidden(dict(one.report))) for one in evidence]
     report = build(evidence, [] if trained is None else read_metrics(trained.metrics))
     made = [run.write_report(document), *_records(run, evidence)]
     pages = {"report.md": markdown(report), "report.html": html(report)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from helmas_core.handoff.shelf import open_store
 from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress, Stopped
-from helmas_core.runs import Run, write_text
+from helmas_core.runs import Run, read_metrics, to_json, write_text
 from helmas_core.training import checkpoint
 from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.mix import Mix
@@ -186,9 +185,8 @@ class Session:
 
     def _trim_metrics(self, step: int) -> None:
         """Drop what was logged after the checkpoint, so that no step stands in the file twice."""
-        lines = self.run.metrics.read_text().splitlines() if self.run.metrics.exists() else []
-        kept = [line for line in lines if (_step_of(line) or 0) <= step and _step_of(line) is not None]
-        write_text(self.run.metrics, "".join(line + "\n" for line in kept))
+        kept = [row for row in read_metrics(self.run.metrics) if row["step"] <= step]
+        write_text(self.run.metrics, "".join(to_json(row, indent=None) + "\n" for row in kept))
 
     def _log(self, step: Step, figures: dict[str, float]) -> None:
         self.losses = {k: v for k, v in figures.items() if k not in ("learning_rate", "tokens_per_second")}
@@ -275,14 +273,6 @@ class Session:
 def hashes_of(path: Path) -> str:
     """The packed hashes of what a bridge was trained on; "" where it does not tell."""
     return str(read_metadata(path)["training"].get("hashes", ""))
-
-
-def _step_of(line: str) -> int | None:
-    """The step of a metrics line; None for one that a killed process left half written."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 class Pairs(Sequence[tuple[KVCache, KVCache]]):
