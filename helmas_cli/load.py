@@ -29,12 +29,24 @@ def bridge_file(path: Path) -> Path:
     if path.is_dir() and not (path / BRIDGE).is_file():
         raise CheckpointError(f"no {BRIDGE} in this folder", where=str(path), fix="train it first: helmas train -o DIR")
     if path.is_dir():
-        return path / BRIDGE
+        return _in_folder(path)
     if not path.is_file():
         raise CheckpointError(
             "no such file", where=str(path), fix=f"give a {BRIDGE} or a run folder (helmas runs list)"
         )
     return path
+
+
+def _in_folder(folder: Path) -> Path:
+    """The bridge file in a run folder, unless it is a link to something outside."""
+    from helmas_core.errors import CheckpointError
+    from helmas_core.foreign import inside
+    from helmas_core.runs import BRIDGE
+
+    try:
+        return inside(folder, BRIDGE)
+    except ValueError as error:
+        raise CheckpointError(str(error), where=str(folder), fix="name the file itself") from error
 
 
 def open_bridge(common: Common, flags: Mapping[str, Any], bridge: Path) -> tuple[Path, Config]:

@@ -357,7 +357,7 @@ def validate(model: type[Model], tree: Mapping[str, Any], where: str = "") -> Mo
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> ConfigError:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    place = ".".join(filter(None, [where, *path]))
+    place = ".".join(filter(None, [where, *(part[:_SHOWN] for part in path)]))
     if first["type"] == "extra_forbidden":
         return ConfigError("unknown key", where=place, fix=did_you_mean(path[-1], _keys_at(model, path[:-1])))
     got = "" if first["type"] == "missing" else f", got {_seen(first['input'])}"

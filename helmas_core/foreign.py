@@ -39,7 +39,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > most:
             raise ValueError(f"{size:,} bytes, at most {most:,} are read")
-        return file.read(most)
+        return file.read(size)
 
 
 def read_text(path: Path, most: int = DOCUMENT) -> str:
@@ -130,6 +130,10 @@ def why(error: Exception) -> str:
 def inside(folder: Path, name: str) -> Path:
     """`folder/name`, which no link leads out of `folder`; ValueError otherwise."""
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        kept = path.resolve().is_relative_to(folder.resolve())
+    except RuntimeError as error:  # links in a circle
+        raise ValueError(f"{name} leads nowhere") from error
+    if not kept:
         raise ValueError(f"{name} leads out of its folder")
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import Config
 from helmas_core.models.geometry import Geometry, from_config, from_profile
 from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
-from helmas_core.models.pair import count_parameters, find_problems, read_config
+from helmas_core.models.pair import count_parameters, find_problems, guarded, read_config
 from helmas_core.models.preflight import Problem
 
 _FP32, _ADAM_COPIES = 4, 4  # weights, gradients and two moments
@@ -54,7 +55,7 @@ def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | 
 
 def _counted(config: PretrainedConfig, source: str) -> Geometry:
     """The shape with its parameter count, from a model without storage."""
-    return replace(from_config(config), parameters=count_parameters(config, source))
+    return replace(guarded(partial(from_config, config), source), parameters=count_parameters(config, source))
 
 
 def _cost(config: Config, teacher: Geometry, student: Geometry) -> dict[str, Any]:

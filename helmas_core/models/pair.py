@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,7 +131,7 @@ def _checked(source: str) -> tuple[str, dict[str, str]]:
     return where, extra
 
 
-def _guarded(call: Callable[[], Result], source: str) -> Result:
+def guarded(call: Callable[[], Result], source: str) -> Result:
     """What a library makes of a model's files; whatever else than memory fails it, is a PairError."""
     try:
         return call()
@@ -145,7 +146,7 @@ def _guarded(call: Callable[[], Result], source: str) -> Result:
 
 def read_config(source: str, revision: str | None = None) -> PretrainedConfig:
     where, extra = _checked(source)
-    return _guarded(
+    return guarded(
         lambda: AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **extra), source
     )
 
@@ -153,7 +154,7 @@ def read_config(source: str, revision: str | None = None) -> PretrainedConfig:
 def read_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     where, extra = _checked(source)
     load = AutoTokenizer.from_pretrained
-    return _guarded(lambda: load(where, revision=revision, trust_remote_code=False, **extra), source)
+    return guarded(lambda: load(where, revision=revision, trust_remote_code=False, **extra), source)
 
 
 def find_problems(config: Config) -> list[Problem]:
@@ -166,7 +167,8 @@ def find_problems(config: Config) -> list[Problem]:
         ("student", pair.student, pair.student_revision),
     ):
         try:
-            found += model_problems(read_config(source, revision), where, tokens)
+            config_of = read_config(source, revision)
+            found += guarded(partial(model_problems, config_of, where, tokens), source)
             hashes.append(content_hash(read_tokenizer(source, revision)))
         except PairError as error:
             found.append(Problem(f"{error.where}: {error.what}", where, error.fix))
@@ -199,10 +201,10 @@ def _load(
 ) -> Member:
     notify(f"loading {source}" + (f" in {bits} bits" if bits else ""))
     where, extra = locate(source)
-    _check_size(source, where, extra)
+    check_local_size(source, read_config(source, revision))
     extra = {**extra, **(_quantised(hardware) if bits else {})}
     load = AutoModelForCausalLM.from_pretrained
-    model: PreTrainedModel = _guarded(
+    model: PreTrainedModel = guarded(
         lambda: load(
             where,
             revision=revision,
@@ -219,12 +221,11 @@ def _load(
     return freeze(source, model)
 
 
-def _check_size(source: str, where: str, extra: dict[str, str]) -> None:
+def check_local_size(source: str, config: PretrainedConfig) -> None:
     """PairError where local files hold less than the configuration asks for, before room is made for it."""
-    if not extra and not Path(where).is_dir():
-        return
-    config = read_config(source)
-    if getattr(config, "quantization_config", None) is None:  # packed weights count otherwise
+    where, extra = locate(source)
+    packed = getattr(config, "quantization_config", None) is not None  # such weights count otherwise
+    if (extra or Path(where).is_dir()) and not packed:
         check_size(Path(where, extra.get("gguf_file", "")), count_parameters(config, source))
 
 
@@ -236,7 +237,7 @@ def count_parameters(config: PretrainedConfig, source: str) -> int:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         return sum(p.numel() for p in model.parameters())
 
-    return _guarded(count, source)
+    return guarded(count, source)
 
 
 def _quantised(hardware: Hardware) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""`python -m tests.fuzz --count 100000 --seed 0`: harm valid files and see that each is read or refused in one line.
+
+The corpus and every harm follow from the seed. A failure is kept in --keep with the line that repeats it; exit 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import resource
+import sys
+import tempfile
+import tracemalloc
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.fuzz.corpus import Format, formats
+from tests.fuzz.guard import ALLOWANCE, Outcome, observe, watch
+from tests.fuzz.mutate import mutate
+
+HEADROOM = 2 * 2**30  # bytes of address space beyond what is in use: an absurd allocation fails instead of swapping
+
+
+@dataclass
+class Tally:
+    """What became of one format's files. `ratio`: most bytes beyond ALLOWANCE per byte of a file that was refused."""
+
+    files: int = 0
+    read: int = 0
+    ratio: float = 0.0
+    peak: int = 0
+    slowest: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def add(self, found: Outcome, size: int) -> None:
+        self.files += 1
+        self.read += found.read
+        self.slowest = max(self.slowest, found.seconds)
+        if found.fault is None and not found.read:
+            self.peak = max(self.peak, found.peak)
+            self.ratio = max(self.ratio, (found.peak - ALLOWANCE) / max(1, size))
+        if found.fault:
+            self.faults[found.fault] += 1
+
+
+class Fuzzer:
+    """Whole files of every format in `folder`, harmed one at a time; failures are copied to `keep`."""
+
+    def __init__(self, folder: Path, seed: int, only: str = "", keep: Path | None = None) -> None:
+        self.folder, self.seed, self.keep = folder, seed, keep
+        self.formats, self.whole = list(formats(only)), dict[str, dict[str, bytes]]()
+        self.tallies = {one.name: Tally() for one in self.formats}
+        for one in self.formats:
+            place = self._place(one)
+            place.mkdir(parents=True)
+            one.make(place)
+            self.whole[one.name] = {name: (place / name).read_bytes() for name in one.names}
+            one.read(place)  # what is read must be whole, and what is imported lazily must be there
+        self.watch = watch(folder)
+
+    def _place(self, one: Format) -> Path:
+        return self.folder / one.name.replace(" ", "-").replace(":", "")
+
+    def run(self, count: int, first: int = 0) -> None:
+        for index in range(first, first + count):
+            self.once(index)
+
+    def once(self, index: int) -> Outcome:
+        """The harm number `index`: all of it follows from the seed."""
+        chance = Random(f"{self.seed}/{index}")
+        one = chance.choices(self.formats, [each.share for each in self.formats])[0]
+        name = chance.choice(one.names)
+        whole, others = self.whole[one.name][name], list(self.whole[one.name].values())
+        others += self.whole[chance.choice(self.formats).name].values()
+        kind = one.kind if not name.endswith(".json") else "json"
+        harmed, path = mutate(chance, whole, others, kind), self._place(one) / name
+        path.write_bytes(harmed)
+        try:
+            found = observe(lambda: one.read(self._place(one)), len(harmed), self.watch)
+        finally:
+            path.write_bytes(whole)
+        self.tallies[one.name].add(found, len(harmed))
+        if found.fault and self.keep:
+            self._keep(one, index, name, harmed, found.fault)
+        return found
+
+    def _keep(self, one: Format, index: int, name: str, harmed: bytes, fault: str) -> None:
+        assert self.keep is not None
+        self.keep.mkdir(parents=True, exist_ok=True)
+        stem = self.keep / f"{one.name.replace(' ', '-').replace(':', '')}-{index}"
+        stem.with_suffix(".bin").write_bytes(harmed)
+        stem.with_suffix(".txt").write_text(
+            f"{name}\n{fault}\npython -m tests.fuzz --seed {self.seed} --first {index} --count 1\n"
+        )
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    head = (
+        f"{'format':<18}{'files':>8}{'read':>8}{'refused':>9}{'faults':>8}{'peak KiB':>10}{'ratio':>7}{'slowest s':>11}"
+    )
+    rows = [
+        f"{name:<18}{t.files:>8}{t.read:>8}{t.files - t.read:>9}{t.faults.total():>8}"
+        f"{t.peak / 1024:>10.0f}{max(0.0, t.ratio):>7.2f}{t.slowest:>11.3f}"
+        for name, t in tallies.items()
+    ]
+    faults = [f"{name}: {count} x {fault}" for name, t in tallies.items() for fault, count in t.faults.most_common()]
+    return "\n".join([head, *rows, *faults])
+
+
+def limit_memory() -> None:
+    """Let whatever asks for far more than there is fail at once."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, resource.RLIM_INFINITY))
+
+
+def main() -> int:
+    words = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    words.add_argument("--count", type=int, default=2000)
+    words.add_argument("--seed", type=int, default=0)
+    words.add_argument("--first", type=int, default=0, help="number of the first harm")
+    words.add_argument("--only", default="", help="part of a format's name")
+    words.add_argument("--keep", type=Path, help="folder for what fails")
+    asked = words.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    tracemalloc.start()
+    with tempfile.TemporaryDirectory() as folder:
+        fuzzer = Fuzzer(Path(folder), asked.seed, asked.only, asked.keep)
+        limit_memory()
+        for begin in range(asked.first, asked.first + asked.count, 1000):
+            fuzzer.run(min(1000, asked.first + asked.count - begin), begin)
+            faults = sum(t.faults.total() for t in fuzzer.tallies.values())
+            print(f"{begin - asked.first + 1000} of {asked.count}, {faults} faults", file=sys.stderr, flush=True)
+        print(table(fuzzer.tallies))
+    return int(any(t.faults for t in fuzzer.tallies.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
