@@ -54,13 +54,13 @@ def reports_of(document: Record | None) -> list[dict[str, Any]]:
 
 def _paired(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Rows of {run, against, dataset, n, delta, ci, p}; none where no items were kept."""
-    answers = [_answers(run.path) for run in runs]
+    right = [answers(run.path) for run in runs]
     rows = []
-    for run, ours in zip(runs[1:], answers[1:], strict=True):
-        shared = [key for key in answers[0] if key in ours]
+    for run, ours in zip(runs[1:], right[1:], strict=True):
+        shared = [key for key in right[0] if key in ours]
         for dataset in dict.fromkeys(key[0] for key in shared):
             keys = [key for key in shared if key[0] == dataset]
-            rows.append({"run": run.name, "against": runs[0].name, "dataset": dataset, **_test(keys, ours, answers[0])})
+            rows.append({"run": run.name, "against": runs[0].name, "dataset": dataset, **_test(keys, ours, right[0])})
     return rows
 
 
@@ -70,7 +70,7 @@ def _test(keys: Sequence[Key], ours: Mapping[Key, bool], theirs: Mapping[Key, bo
     return {"n": len(keys), **paired_difference([ours[key] for key in keys], [theirs[key] for key in keys])}
 
 
-def _answers(folder: Path) -> dict[Key, bool]:
+def answers(folder: Path) -> dict[Key, bool]:
     """Whether the bridge was right, by data set, id and question: an id alone may name another item elsewhere.
 
     Lines that are cut short or evaluated without the arm are not items that both answered.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import resource
 import sys
@@ -15,6 +16,7 @@ import tracemalloc
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -22,6 +24,7 @@ from tests.fuzz.corpus import Format, formats
 from tests.fuzz.guard import ALLOWANCE, Outcome, observe, watch
 from tests.fuzz.mutate import mutate
 
+STRIDE = 1000
 HEADROOM = 2 * 2**30  # bytes of address space beyond what is in use: an absurd allocation fails instead of swapping
 
 
@@ -34,17 +37,25 @@ class Tally:
     ratio: float = 0.0
     peak: int = 0
     slowest: float = 0.0
+    seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
 
     def add(self, found: Outcome, size: int) -> None:
         self.files += 1
         self.read += found.read
         self.slowest = max(self.slowest, found.seconds)
+        self.seconds += found.seconds
         if found.fault is None and not found.read:
             self.peak = max(self.peak, found.peak)
             self.ratio = max(self.ratio, (found.peak - ALLOWANCE) / max(1, size))
         if found.fault:
             self.faults[found.fault] += 1
+
+    def join(self, other: Tally) -> None:
+        self.files, self.read = self.files + other.files, self.read + other.read
+        self.ratio, self.peak = max(self.ratio, other.ratio), max(self.peak, other.peak)
+        self.slowest, self.seconds = max(self.slowest, other.slowest), self.seconds + other.seconds
+        self.faults += other.faults
 
 
 class Fuzzer:
@@ -99,12 +110,10 @@ class Fuzzer:
 
 
 def table(tallies: dict[str, Tally]) -> str:
-    head = (
-        f"{'format':<18}{'files':>8}{'read':>8}{'refused':>9}{'faults':>8}{'peak KiB':>10}{'ratio':>7}{'slowest s':>11}"
-    )
+    head = f"{'format':<18}{'files':>8}{'read':>8}{'refused':>9}{'faults':>8}{'peak KiB':>10}{'ratio':>7}{'slowest s':>11}{'mean ms':>9}"
     rows = [
         f"{name:<18}{t.files:>8}{t.read:>8}{t.files - t.read:>9}{t.faults.total():>8}"
-        f"{t.peak / 1024:>10.0f}{max(0.0, t.ratio):>7.2f}{t.slowest:>11.3f}"
+        f"{t.peak / 1024:>10.0f}{max(0.0, t.ratio):>7.2f}{t.slowest:>11.3f}{1000 * t.seconds / max(1, t.files):>9.2f}"
         for name, t in tallies.items()
     ]
     faults = [f"{name}: {count} x {fault}" for name, t in tallies.items() for fault, count in t.faults.most_common()]
@@ -117,6 +126,28 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, resource.RLIM_INFINITY))
 
 
+def part(asked: argparse.Namespace, first: int, count: int) -> dict[str, Tally]:
+    """`count` harms in a folder of its own."""
+    tracemalloc.start()
+    with tempfile.TemporaryDirectory() as folder:
+        fuzzer = Fuzzer(Path(folder), asked.seed, asked.only, asked.keep)
+        limit_memory()
+        for begin in range(first, first + count, STRIDE):
+            fuzzer.run(min(STRIDE, first + count - begin), begin)
+            faults = sum(tally.faults.total() for tally in fuzzer.tallies.values())
+            print(f"{begin - first + STRIDE} of {count}, {faults} faults", file=sys.stderr, flush=True)
+    return fuzzer.tallies
+
+
+def joined(parts: list[dict[str, Tally]]) -> dict[str, Tally]:
+    """The tallies of several processes as one."""
+    whole = {name: Tally() for name in parts[0]}
+    for name, tally in whole.items():
+        for one in (each[name] for each in parts):
+            tally.join(one)
+    return whole
+
+
 def main() -> int:
     words = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     words.add_argument("--count", type=int, default=2000)
@@ -124,19 +155,16 @@ def main() -> int:
     words.add_argument("--first", type=int, default=0, help="number of the first harm")
     words.add_argument("--only", default="", help="part of a format's name")
     words.add_argument("--keep", type=Path, help="folder for what fails")
+    words.add_argument("--processes", type=int, default=1)
     asked = words.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    tracemalloc.start()
-    with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder), asked.seed, asked.only, asked.keep)
-        limit_memory()
-        for begin in range(asked.first, asked.first + asked.count, 1000):
-            fuzzer.run(min(1000, asked.first + asked.count - begin), begin)
-            faults = sum(t.faults.total() for t in fuzzer.tallies.values())
-            print(f"{begin - asked.first + 1000} of {asked.count}, {faults} faults", file=sys.stderr, flush=True)
-        print(table(fuzzer.tallies))
-    return int(any(t.faults for t in fuzzer.tallies.values()))
+    borders = [asked.first + asked.count * i // asked.processes for i in range(asked.processes + 1)]
+    slices = [(asked, begin, end - begin) for begin, end in pairwise(borders)]
+    with multiprocessing.get_context("fork").Pool(asked.processes) as workers:
+        tallies = joined(workers.starmap(part, slices, chunksize=1))
+    print(table(tallies))
+    return int(any(tally.faults for tally in tallies.values()))
 
 
 if __name__ == "__main__":

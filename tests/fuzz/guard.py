@@ -171,18 +171,20 @@ def _strange(before: int) -> str | None:
 
 
 def _forget_peak() -> None:
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    with suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - thousands of times
+        file.write("5")
 
 
 def _resident() -> int:
-    with suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
+    return _status(b"VmRSS:")
 
 
 def _highest() -> int:
-    with suppress(OSError):
-        line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    return _status(b"VmHWM:")
+
+
+def _status(name: bytes) -> int:
+    """A line of this process's status in bytes; 0 where there is none."""
+    with suppress(OSError), open("/proc/self/status", "rb") as file:  # noqa: PTH123
+        return int(file.read().partition(name)[2].split(None, 1)[0]) * 1024
     return 0

@@ -165,7 +165,7 @@ def _header(chance: Random, data: bytes) -> bytes:
         else:
             metadata[name] = _dump(_tree(chance, json.loads(metadata[name]))).decode()
             header = _dump(tree)
-    except (ValueError, RecursionError, AttributeError, TypeError):
+    except (ValueError, RecursionError, AttributeError, TypeError, LookupError):
         header = _swap(chance, header)
     header = _swap(chance, header) if chance.random() < 0.2 else header
     return len(header).to_bytes(8, "little") + header + rest
