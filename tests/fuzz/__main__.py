@@ -6,13 +6,13 @@ The corpus and every harm follow from the seed. A failure is kept in --keep with
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import multiprocessing
 import os
 import resource
 import sys
 import tempfile
-import tracemalloc
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -128,10 +128,10 @@ def limit_memory() -> None:
 
 def part(asked: argparse.Namespace, first: int, count: int) -> dict[str, Tally]:
     """`count` harms in a folder of its own."""
-    tracemalloc.start()
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = Fuzzer(Path(folder), asked.seed, asked.only, asked.keep)
         limit_memory()
+        gc.freeze()
         for begin in range(first, first + count, STRIDE):
             fuzzer.run(min(STRIDE, first + count - begin), begin)
             faults = sum(tally.faults.total() for tally in fuzzer.tallies.values())

@@ -108,11 +108,12 @@ def observe(read: Callable[[], None], size: int, over: Watch) -> Outcome:
     over.seen.clear()
     modules, resident = len(sys.modules), _resident()
     _forget_peak()
-    tracemalloc.reset_peak()
-    before, begin = tracemalloc.get_traced_memory()[0], time.process_time()
+    tracemalloc.start()
+    begin = time.process_time()
     found = fault = _guarded(read, over)
-    seconds = time.process_time() - begin
-    peak, native = tracemalloc.get_traced_memory()[1] - before, max(0, _highest() - resident)
+    seconds, peak = time.process_time() - begin, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    native = _grown(resident)
     if found == "" and (peak > TIMES * size + ALLOWANCE or native > TIMES * size + NATIVE):
         fault = f"allocated {peak:,} bytes ({native:,} resident) before it refused {size:,}"
     if over.seen:
@@ -175,16 +176,16 @@ def _forget_peak() -> None:
         file.write("5")
 
 
-def _resident() -> int:
-    return _status(b"VmRSS:")
-
-
-def _highest() -> int:
-    return _status(b"VmHWM:")
-
-
-def _status(name: bytes) -> int:
-    """A line of this process's status in bytes; 0 where there is none."""
+def _resident() -> tuple[int, int, int]:
+    """Bytes of resident memory: now, at most since `_forget_peak`, and of files that are mapped."""
     with suppress(OSError), open("/proc/self/status", "rb") as file:  # noqa: PTH123
-        return int(file.read().partition(name)[2].split(None, 1)[0]) * 1024
-    return 0
+        text = file.read()
+        now, most, mapped = (text.partition(name)[2].split(None, 1)[0] for name in (b"VmRSS:", b"VmHWM:", b"RssFile:"))
+        return int(now) * 1024, int(most) * 1024, int(mapped) * 1024
+    return 0, 0, 0
+
+
+def _grown(before: tuple[int, int, int]) -> int:
+    """By how much memory rose at most; pages of libraries that were touched for the first time do not count."""
+    after = _resident()
+    return max(0, after[1] - before[0] - max(0, after[2] - before[2]))
