@@ -104,16 +104,16 @@ class Fuzzer:
         self.keep.mkdir(parents=True, exist_ok=True)
         stem = self.keep / f"{one.name.replace(' ', '-').replace(':', '')}-{index}"
         stem.with_suffix(".bin").write_bytes(harmed)
-        stem.with_suffix(".txt").write_text(
-            f"{name}\n{fault}\npython -m tests.fuzz --seed {self.seed} --first {index} --count 1\n"
-        )
+        again = f"python -m tests.fuzz --seed {self.seed} --first {index} --count 1"
+        stem.with_suffix(".txt").write_text(f"{name}\n{fault}\n{again}\n")
 
 
 def table(tallies: dict[str, Tally]) -> str:
-    head = f"{'format':<18}{'files':>8}{'read':>8}{'refused':>9}{'faults':>8}{'peak KiB':>10}{'ratio':>7}{'slowest s':>11}{'mean ms':>9}"
+    words = ("files", "read", "refused", "faults", "peak KiB", "ratio", "slowest s", "mean ms")
+    head = f"{'format':<18}" + "".join(f"{word:>10}" for word in words)
     rows = [
-        f"{name:<18}{t.files:>8}{t.read:>8}{t.files - t.read:>9}{t.faults.total():>8}"
-        f"{t.peak / 1024:>10.0f}{max(0.0, t.ratio):>7.2f}{t.slowest:>11.3f}{1000 * t.seconds / max(1, t.files):>9.2f}"
+        f"{name:<18}{t.files:>10}{t.read:>10}{t.files - t.read:>10}{t.faults.total():>10}"
+        f"{t.peak / 1024:>10.0f}{max(0.0, t.ratio):>10.2f}{t.slowest:>10.3f}{1000 * t.seconds / max(1, t.files):>10.2f}"
         for name, t in tallies.items()
     ]
     faults = [f"{name}: {count} x {fault}" for name, t in tallies.items() for fault, count in t.faults.most_common()]

@@ -38,14 +38,16 @@ WORDS = (
     b'"a"',
 )
 TOKENS = (
-    b"\x00", b"\x1b[2J", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", "\u202e".encode(), b"\r\n", b"\n", b"[" * 3000,
-    b'{"a":' * 1500, b"{" * 70, b"a." * 3000, b'"' * 9, b"\\" * 9, b"," * 9, b"# ", b"[[", b"]]", b"../" * 20, b"x" * 70_000,
-    b"\xf0\x9f\x98\x80", b"__reduce__", b"!!python/object", b"{{ 7 * 7 }}", b"${HOME}", b"</script>", b"-" * 99,
+    b"\x00", b"\x1b[2J", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", "\u202e".encode(), b"\r\n", b"\n",
+    b"[" * 3000, b'{"a":' * 1500, b"{" * 70, b"a." * 3000, b'"' * 9, b"\\" * 9, b"," * 9, b"# ", b"[[", b"]]",
+    b"../" * 20, b"x" * 70_000, b"\xf0\x9f\x98\x80", b"__reduce__", b"!!python/object", b"{{ 7 * 7 }}", b"${HOME}",
+    b"</script>", b"-" * 99,
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 2**31, 2**53 + 1, 2**63, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x" * 5000,
-    "\x1b]0;title\x07", "\u202etxt", "../../../etc/passwd", "/etc/passwd", "lab:../x", "\x00", "\ud800", [], {}, [[]], [None],
-    [0] * 300, {"a": {}}, {"../x": 1}, "os.system", "cuda:99", "torch.float64", ["x"], [-1], [2**40, 2**40], "9" * 5000, "1e999",
+    "\x1b]0;title\x07", "\u202etxt", "../../../etc/passwd", "/etc/passwd", "lab:../x", "\x00", "\ud800", [], {}, [[]],
+    [None], [0] * 300, {"a": {}}, {"../x": 1}, "os.system", "cuda:99", "torch.float64", ["x"], [-1], [2**40, 2**40],
+    "9" * 5000, "1e999",
 )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "adapter": (lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "/x"}'), "an adapter"),
     "weights by name": (lambda f: _change(f / "config.json", transformers_weights="../x.safetensors"), "leads out"),
     "attention from a hub": (lambda f: _change(f / "config.json", attn_implementation="a/b"), "names code"),
-    "code for it": (lambda f: _change(f / "config.json", model_type="mine", auto_map={"AutoConfig": "x.C"}), "cannot load"),
+    "code": (lambda f: _change(f / "config.json", model_type="me", auto_map={"AutoConfig": "x.C"}), "cannot load"),
     "layers": (lambda f: _change(f / "config.json", num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
     "width": (lambda f: _change(f / "config.json", hidden_size=10**12), "hidden_size is 1000000000000"),
     "vocabulary": (lambda f: _change(f / "config.json", vocab_size=2**30), "asks for"),
