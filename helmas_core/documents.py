@@ -83,17 +83,22 @@ class Exactness(Document):
     differ: list[Any] = []
 
 
-class Whole(Contrast):
+class Whole(Document):
     """A contrast without a gap."""
 
     delta: float
     ci: Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-class Poolable(Report):
+class Poolable(Document):
     """An evaluation with all that pooling takes."""
 
     schema_version: Count = Field(alias="schema")
+    dataset: str
+    split: str
+    n: Count
+    arms: dict[str, Arm]
+    reasoning: Reasoning | None = None
     pair: dict[str, Any]
     bridge: dict[str, Any] | None
     contrasts: dict[str, Whole]

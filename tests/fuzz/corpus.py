@@ -23,6 +23,7 @@ from helmas_cli.repl import Repl
 from helmas_cli.report import show_reports
 from helmas_cli.ui import Screen
 from helmas_core.bridges import artefact
+from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge, check_method
 from helmas_core.config import BridgeSection, Config, load_config
 from helmas_core.data.tasks import get_task, load_items
@@ -73,7 +74,7 @@ def config() -> Config:
 
 
 @cache
-def trained() -> Any:
+def trained() -> tuple[Bridge, torch.optim.Optimizer]:
     """A bridge and an optimiser that has taken a step."""
     torch.manual_seed(0)
     bridge = build_bridge(BridgeSection.model_validate({"layer_blending": "skip", "projector_depth": 1}), pair())
@@ -106,8 +107,9 @@ def _read_metadata(folder: Path) -> None:
 
 
 def _checkpoint(folder: Path) -> None:
+    bridge, optimiser = trained()
     state = {"step": 3, "losses": {"loss": float("nan"), "ce": 0.5}, "scaler": {}, "seconds": 1.5}
-    checkpoint.save(folder, *trained(), _document({"layer_blending": "skip", "projector_depth": 1}), state)
+    checkpoint.save(folder, bridge, optimiser, _document({"layer_blending": "skip", "projector_depth": 1}), state)
 
 
 def _read_checkpoint(folder: Path) -> None:

@@ -103,7 +103,7 @@ def watch(folder: Path) -> Watch:
     return _WATCH[0]
 
 
-def observe(read: Callable[[], None], size: int, over: Watch) -> Outcome:
+def observe(read: Callable[[], object], size: int, over: Watch) -> Outcome:
     """Run one reader over a file of `size` bytes."""
     over.seen.clear()
     modules, resident = len(sys.modules), _resident()
@@ -123,7 +123,7 @@ def observe(read: Callable[[], None], size: int, over: Watch) -> Outcome:
     return Outcome(found is None, seconds, peak, native, fault or None)
 
 
-def _guarded(read: Callable[[], None], over: Watch) -> str | None:
+def _guarded(read: Callable[[], object], over: Watch) -> str | None:
     """None: read; "": refused by a HelmasError of one line; else what went wrong."""
     try:
         with _alarm():

@@ -84,11 +84,11 @@ def _many_lines(_: Path) -> None:
     raise DataError("one\ntwo")
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "traceback": (lambda _: [].pop(), "IndexError"),
     "exit": (lambda _: exit(1), "SystemExit"),
     "code": (_execute, "executed or touched: exec"),
-    "shell": (lambda _: os.system("true") and None, "executed or touched: os.system"),
+    "shell": (lambda _: os.system("true"), "executed or touched: os.system"),
     "memory": (_greedy, "allocated 3,1"),
     "another file": (_touching, "open '/etc/hostname'"),
     "a file outside": (_writing, "outside"),
@@ -106,7 +106,7 @@ def _spin() -> None:
 
 @pytest.mark.parametrize(("read", "word"), FAULTS.values(), ids=FAULTS.keys())
 def test_each_guard_can_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], None], word: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], word: str
 ) -> None:
     monkeypatch.setattr(guard, "SECONDS", 0.2)
     monkeypatch.setattr(guard, "WAIT", 2.0)

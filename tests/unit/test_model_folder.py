@@ -64,7 +64,7 @@ def _pipe(folder: Path) -> None:
     os.mkfifo(folder / "config.json")
 
 
-HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
+HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (_pickle, "pickled weights are never loaded"),
     "index that leads out": (_index("../out.safetensors"), "no safetensors file of this folder"),
     "index of a pickle": (_index("model.bin"), "no safetensors file of this folder"),
@@ -85,7 +85,7 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize(("harm", "word"), HARMS.values(), ids=HARMS.keys())
-def test_what_is_not_plain_is_refused(folder: Path, harm: Callable[[Path], None], word: str) -> None:
+def test_what_is_not_plain_is_refused(folder: Path, harm: Callable[[Path], object], word: str) -> None:
     harm(folder)
     with pytest.raises(PairError, match=word) as caught:
         _load(folder)
