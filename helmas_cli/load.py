@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from helmas_cli.options import Common, resolve, task_list
 from helmas_cli.ui import Screen
+from helmas_core.plain import log_printably
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,6 +143,7 @@ def calm_libraries(screen: Screen) -> None:
     """Libraries log to stderr, warnings only, and draw no bars of their own unless someone looks."""
     level = logging.ERROR if screen.quiet else [logging.WARNING, logging.INFO][min(screen.verbose, 1)]
     level = logging.DEBUG if screen.verbose > 1 else level
+    log_printably()
     logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", logging.getLevelName(level).lower())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -187,6 +187,7 @@ def check_task(name: str) -> None:
 def profiles_text(names: Sequence[str]) -> str:
     """The profiles as written, one after the other, each under its name."""
     from helmas_core.config import DEFAULT_PROFILE, find_profile
+    from helmas_core.foreign import PROFILE, read_text
 
     paths = [find_profile(name) for name in names or [DEFAULT_PROFILE]]
-    return "\n".join(f"# {path.name}\n{path.read_text('utf-8')}" for path in paths)
+    return "\n".join(f"# {path.name}\n{read_text(path, PROFILE)}" for path in paths)

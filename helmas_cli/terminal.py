@@ -13,6 +13,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.output import create_output
 
 from helmas_cli.repl import COMMANDS, FILES, MORE
+from helmas_core.plain import harmless
 from helmas_core.transcript import KEYS
 
 _WORDS = [*COMMANDS, "/bridge on", "/bridge off", *(f"/set {key} " for key in KEYS)]
@@ -35,7 +36,8 @@ class Completions(Completer):
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         name, space, rest = document.text_before_cursor.partition(" ")
         if name in FILES and space:
-            return self.paths.get_completions(Document(rest), complete_event)
+            found = self.paths.get_completions(Document(rest), complete_event)
+            return (one for one in found if all(map(harmless, one.text)))  # a file's name would be typed as it is
         return self.words.get_completions(document, complete_event)
 
 

@@ -12,8 +12,9 @@ from threading import Event
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
-from helmas_core.plain import harmless, printable
+from helmas_core.plain import as_json, printable
 from helmas_core.processes import first
+from helmas_core.secrets import hidden
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,8 +32,13 @@ _SHADES = " .:-=+*#%@"
 _FORMATS = {"loss": "loss {:.4g}", "tokens_per_second": "{:,.0f} tokens/s", "memory_gib": "{:.1f} GiB"}
 
 
+LONGEST = 2000  # characters of a note
+
+
 def one_line(text: str) -> str:
-    return printable(" ".join(text.split()))
+    """A note or an error: one line that steers nothing, tells no secret, and ends."""
+    line = hidden(printable(" ".join(text.split())))
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 def console(stream: IO[str]) -> Console:
@@ -64,8 +70,7 @@ class Screen:
         from helmas_core.runs import to_json
 
         # JSON has no \x9b: what `printable` would make of such a character could not be read back
-        text = "".join(char if harmless(char) else f"\\u{ord(char):04x}" for char in to_json(value))
-        self.print(text)
+        self.print(as_json(to_json(value)))
 
     def print(self, text: str = "", *, end: str = "\n") -> None:
         """Result text on stdout, as it is but for control characters."""
@@ -99,7 +104,7 @@ class Screen:
             for index in group:
                 whole = widths[0] + widths[index] + _AROUND <= out.width and not (left and index == len(columns) - 1)
                 justify = "right" if index and not left else "left"
-                table.add_column(columns[index], justify=justify, overflow="fold", no_wrap=whole)
+                table.add_column(printable(columns[index]), justify=justify, overflow="fold", no_wrap=whole)
             for row in cells:
                 table.add_row(*(row[index] for index in group))
             out.print(table)

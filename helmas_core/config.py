@@ -6,6 +6,7 @@ Precedence, lowest first: defaults, the bridge's own metadata, profiles in order
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,31 +15,39 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helmas_core.errors import ConfigError, did_you_mean
+from helmas_core.foreign import PROFILE, check_depth, read_text, why
 
 DEFAULT_PROFILE = "h200"
 LORA_RANK = 8
 ARMS = ("student", "teacher", "text", "bridge", "deranged", "own")
 CONTROLS = ("zero", "filler", "k_only", "v_only", "shuffle_k", "moment_matched", "disabled")  # run when asked for
 Model = TypeVar("Model", bound=BaseModel)
+NESTED = 16  # tables and lists inside each other
+_SHOWN = 120  # characters of a wrong value
+_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*"""
+_LONG_KEY = re.compile(rf"(?<![\w.\"'-])(?:{_PART}){{{NESTED}}}")
 
 Loss = Literal["attention", "cache_mse", "ce", "kl", "log_norm", "mercator"]
-Positive = Annotated[int, Field(ge=1)]
+LARGEST = 2**53  # an integer that any reader of JSON keeps
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Size = Annotated[int, Field(ge=1, le=2**20)]  # of one dimension of a model
+Layers = Annotated[int, Field(ge=1, le=1024)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class GeometryConfig(Section):
     """A model's shape as a profile ships it, so that `doctor` answers without the model."""
 
     model_type: str = Field(description="the family, as in a model's config.json")
-    layers: Positive = Field(description="decoder layers")
-    attention_heads: Positive = Field(description="query heads of a layer")
-    kv_heads: Positive = Field(description="key and value heads of a layer")
-    head_dim: Positive = Field(description="channels of a head")
-    hidden_size: Positive = Field(description="width of the states between layers")
+    layers: Layers = Field(description="decoder layers")
+    attention_heads: Size = Field(description="query heads of a layer")
+    kv_heads: Size = Field(description="key and value heads of a layer")
+    head_dim: Size = Field(description="channels of a head")
+    hidden_size: Size = Field(description="width of the states between layers")
     vocab_size: Positive = Field(description="words of the output")
     rope_theta: float | None = Field(default=None, description="base of the rotary angles")
     parameters: Positive = Field(description="how many the model has")
@@ -74,7 +83,7 @@ class PairConfig(Section):
 class BridgeSection(BaseModel):
     """The method, how the student takes its output, and the method's own options (checked by the method)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     method: str = Field(default="helmas", description="what translates: see methods.md")
     mode: Literal["replace", "fuse"] | None = Field(default=None, description="unset: the method's first")
@@ -138,7 +147,7 @@ class TrainConfig(Section):
     clip: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="longest gradient; longer ones are shortened to it"
     )
-    seed: int = Field(default=0, description="of everything random")
+    seed: Annotated[int, Field(ge=0, lt=2**40)] = Field(default=0, description="of everything random")
     allow_test_split: bool = Field(
         default=False, description="train on a split called test, or on items of the one that is evaluated"
     )
@@ -316,21 +325,37 @@ def find_profile(name: str) -> Path:
 
 def read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"not readable as TOML: {error}", where=str(path), fix="mend the file") from error
+        return parse_toml(read_text(path, PROFILE))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"not readable as TOML: {why(error)}", where=str(path), fix="mend the file") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """A TOML document of no more than NESTED levels; ValueError for any other text.
+
+    Tables and dotted keys are counted first: a reader of TOML takes the square of their parts.
+    """
+    if _LONG_KEY.search(text):
+        raise ValueError(f"a key of more than {NESTED} parts")
+    try:
+        tree = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"more than {NESTED} levels deep") from error
+    check_depth(tree, NESTED)
+    return tree
 
 
 def parse_set(assignment: str) -> dict[str, Any]:
     """`a.b=value` as a nested dict; the value is TOML, or else a plain string."""
     key, separator, text = assignment.partition("=")
-    if not separator or not all(key.strip().split(".")):
+    parts = key.strip().split(".")
+    if not separator or not all(parts) or len(parts) > NESTED:
         raise ConfigError(f'cannot read "{assignment}"', where="--set", fix="write --set section.key=value")
     try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value: Any = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
-    for part in reversed(key.strip().split(".")):
+    for part in reversed(parts):
         value = {part: value}
     return value
 
@@ -393,11 +418,20 @@ def validate(model: type[Model], tree: Mapping[str, Any], where: str = "") -> Mo
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> ConfigError:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    place = ".".join(filter(None, [where, *path]))
+    place = ".".join(filter(None, [where, *(part[:_SHOWN] for part in path)]))
     if first["type"] == "extra_forbidden":
         return ConfigError("unknown key", where=place, fix=did_you_mean(path[-1], _keys_at(model, path[:-1])))
-    got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+    got = "" if first["type"] == "missing" else f", got {_seen(first['input'])}"
     return ConfigError(first["msg"] + got, where=place, fix="see `helmas profiles show`")
+
+
+def _seen(value: Any) -> str:
+    """A value as Python writes it, its beginning if that is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a huge number"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -62,6 +62,6 @@ class WriteError(HelmasError, OSError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The fix for a misspelt `word`: the nearest known one, or all of them."""
-    known = sorted(known)
+    known, word = sorted(known), word[:80]
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}"

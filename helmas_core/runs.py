@@ -24,10 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from helmas_core.config import Config, validate
+from helmas_core.documents import Document, Manifest, Row, Stored, fits, is_report
 from helmas_core.errors import CheckpointError, ConfigError
 from helmas_core.files import is_leftover, replacing, replacing_files, writing
+from helmas_core.foreign import MIB, inside, parse_object, read_bytes, read_object, why
+from helmas_core.secrets import hidden, hidden_arguments
 
 ROOT = Path("runs")
+LOG = 1024 * MIB  # most bytes of a file of JSON lines
 BRIDGE = "bridge.safetensors"
 _OURS = ("config.json", "profile.toml", "manifest.json", "metrics.jsonl", BRIDGE, "checkpoints", "figures")
 _OURS += ("report.json", "report.md", "report.html", "items.jsonl", "diagnostics.json", "inspect.json", "inspect.html")
@@ -46,8 +50,8 @@ def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
-    """`value` as strict JSON: paths become strings, numbers that JSON lacks (nan, inf) become null."""
-    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    """`value` as strict JSON: paths become strings, numbers that JSON lacks (nan, inf) become null, secrets stars."""
+    return json.dumps(hidden(_plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -73,30 +77,26 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`; None if there is no file or it is not one."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        return read_object(path)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; lines that a killed process left half written are left out."""
-    return [row for row in map(_row, _lines(path)) if row is not None]
-
-
-def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text("utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = read_bytes(inside(path.parent, path.name), LOG).decode("utf-8", errors="replace").split("\n")
+    except (OSError, ValueError):
         return []
+    return [row for row in map(_row, lines) if row is not None]
 
 
 def _row(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_object(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if fits(Row, row) else None
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,24 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        return read_json(self.path / "config.json")
+        return self._read("config.json", Stored)
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        return read_json(self.path / "manifest.json")
+        return self._read("manifest.json", Manifest)
 
     @property
     def report(self) -> dict[str, Any] | None:
-        return read_json(self.path / "report.json")
+        found = self._read("report.json")
+        return found if found is not None and is_report(found) else None
+
+    def _read(self, name: str, kind: type[Document] = Document) -> dict[str, Any] | None:
+        """A document in this folder; None if it is missing, broken, not of `kind`, or led to by a link from here."""
+        try:
+            found = read_object(inside(self.path, name))
+        except (OSError, ValueError):
+            return None
+        return found if fits(kind, found) else None
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One line more in metrics.jsonl, at once on disk."""
@@ -197,7 +206,7 @@ def bridge_file(path: Path) -> Path:
     if path.is_dir() and not (path / BRIDGE).is_file():
         raise CheckpointError(f"no {BRIDGE} in this folder", where=str(path), fix="train it first: helmas train -o DIR")
     if path.is_dir():
-        return path / BRIDGE
+        return _in_folder(path)
     if not path.is_file():
         raise CheckpointError(
             "no such file", where=str(path), fix=f"give a {BRIDGE} or a run folder (helmas runs list)"
@@ -205,10 +214,17 @@ def bridge_file(path: Path) -> Path:
     return path
 
 
+def _in_folder(folder: Path) -> Path:
+    """The bridge file in a run folder, unless it is a link to something outside."""
+    try:
+        return inside(folder, BRIDGE)
+    except ValueError as error:
+        raise CheckpointError(str(error), where=str(folder), fix="name the file itself") from error
+
+
 def is_run(path: Path) -> bool:
     """Whether helmas made `path`: a configuration, and a manifest of ours."""
-    manifest = read_json(path / "manifest.json") or {}
-    return (path / "config.json").is_file() and {"status", "argv", "seed"} <= manifest.keys()
+    return (path / "config.json").is_file() and Run(path).manifest is not None
 
 
 def now() -> str:
@@ -234,6 +250,16 @@ def check_run_path(path: Path, resume: bool = False, overwrite: bool = False) ->
     if used and not (resume or overwrite):
         fix = "go on with --resume, replace it with --overwrite, or choose another --out"
         raise ConfigError("this run folder is used", where=str(path), fix=fix)
+    check_links(path)
+
+
+def check_links(path: Path) -> None:
+    """ConfigError where a link in a run folder would lead what is written there out of it."""
+    for name in _OURS:
+        try:
+            inside(path, name)
+        except (OSError, ValueError) as error:
+            raise ConfigError(why(error), where=str(path), fix="remove the link") from error
 
 
 def _unused(path: Path) -> bool:
@@ -251,7 +277,7 @@ def _passing(path: Path) -> bool:
 def check_same_config(path: Path, config: Config) -> None:
     """Refuse to resume a run with another configuration, naming the first key that differs."""
     stored = validate(Config, Run(path).config or {}).model_dump(mode="json")  # with the keys that are newer than it
-    asked = config.model_dump(mode="json")
+    asked = hidden(config.model_dump(mode="json"))
     for section in _DECIDES_TRAINING:
         key = _first_difference(stored.get(section), asked[section], section)
         if key:
@@ -285,7 +311,7 @@ def create_run(
         return run
     with writing(path), replacing_files(path, before=lambda: _clear(path)) as staged:
         write_json(staged / "config.json", config.model_dump(mode="json"))
-        write_text(staged / "profile.toml", profiles_text)
+        write_text(staged / "profile.toml", hidden(profiles_text))
         write_json(staged / "manifest.json", _manifest(config, argv))
     return run
 
@@ -306,7 +332,7 @@ def _manifest(config: Config, argv: Sequence[str]) -> dict[str, Any]:
         "status": "running",
         "started": now(),
         "finished": None,
-        "argv": list(argv),
+        "argv": hidden_arguments(argv),
         "seed": config.train.seed,
         "git": git_state(Path.cwd()),
         "versions": versions(),

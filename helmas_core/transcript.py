@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,8 @@ from pydantic import Field, ValidationError
 
 from helmas_core.config import Config, Positive, Section, validate
 from helmas_core.errors import ConfigError, DataError
-from helmas_core.runs import write_json
+from helmas_core.foreign import read_object, why
+from helmas_core.runs import write_text
 
 SCHEMA = 1
 _NOT_OURS = "give a file that /save wrote"
@@ -69,7 +69,7 @@ def write_transcript(path: Path, transcript: Transcript) -> None:
     """Save to `path`. ConfigError rather than replace a file that is no saved conversation."""
     if path.exists() and not _is_ours(path):
         raise ConfigError("this file is no saved conversation, and is kept", where=str(path), fix="choose another name")
-    write_json(path, transcript.model_dump(mode="json", by_alias=True))
+    write_text(path, transcript.model_dump_json(by_alias=True, indent=2) + "\n")
 
 
 def read_transcript(path: Path) -> Transcript:
@@ -90,12 +90,11 @@ def read_transcript(path: Path) -> Transcript:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text("utf-8"))
+        return read_object(path)
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path), fix="check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError("not JSON", where=str(path), fix=_NOT_OURS) from error
-    return document if isinstance(document, dict) else {}
+        raise DataError(f"cannot be read ({why(error)})", where=str(path), fix="check the path") from error
+    except ValueError as error:
+        raise DataError(why(error), where=str(path), fix=_NOT_OURS) from error
 
 
 def _is_ours(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from helmas_cli.ui import Screen
 if TYPE_CHECKING:
     from helmas_core.config import Config
 
+LINE = 2**20  # most characters of a piped line
 System = Annotated[str, typer.Option("--system", metavar="TEXT", help="What both models are told first.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="One question, one answer, no talk.")]
 History = Annotated[bool, typer.Option("--history/--no-history", help="Keep typed lines for the next time.")]
@@ -42,7 +43,7 @@ def chat(
 
         return show_plan(screen, "chat", config, bridge=path and str(path))
     interactive = prompt is None and sys.stdin.isatty()
-    lines = [f" {prompt}"] if prompt is not None else _typed(history, screen) if interactive else _piped()
+    lines = [f" {_whole(prompt)}"] if prompt is not None else _typed(history, screen) if interactive else _piped()
     repl, facts = _open(config, path, system, screen, interactive)
     try:
         repl.run(lines)
@@ -60,7 +61,7 @@ def _open(config: Config, path: Path | None, system: str, screen: Screen, intera
     from helmas_core.conversation import Conversation
 
     conversation = Conversation(config, pair, load_bridge(path, pair) if path else None, screen.note)
-    conversation.system = system.strip()
+    conversation.system = _whole(system).strip()
     if interactive:
         screen.note("/help lists the commands, Ctrl-D leaves")
     facts = {"schema": 1, "command": "chat", "pair": pair.describe(), "bridge": path and str(path)}
@@ -73,11 +74,21 @@ def _typed(history: bool, screen: Screen) -> Iterable[str]:
     return typed_lines(open_history(history, screen.note))
 
 
-def _piped() -> Iterable[str]:
-    """Standard input, whatever bytes it holds."""
+def _piped() -> Iterator[str]:
+    """Standard input line by line, whatever bytes it holds; DataError for a line that does not end."""
+    from helmas_core.errors import DataError
+
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
-    return sys.stdin
+    while line := sys.stdin.readline(LINE + 1):
+        if len(line) > LINE:
+            raise DataError(f"a line of more than {LINE:,} characters", where="stdin", fix="ask for less at once")
+        yield line
+
+
+def _whole(text: str) -> str:
+    """What was given as an argument, of which bytes that are no UTF-8 are half characters, as text."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _finish(document: dict[str, Any], common: Common, screen: Screen) -> None:

@@ -103,14 +103,14 @@ def evaluate(
         from helmas_core.evaluation.guards import require_exact
 
         require_exact(reports)
-    return _judge(gates, reports)
+    return _judge(screen, gates, reports)
 
 
-def _judge(gates: Sequence[Gate], reports: Sequence[Mapping[str, Any]]) -> int:
+def _judge(screen: Screen, gates: Sequence[Gate], reports: Sequence[Mapping[str, Any]]) -> int:
     """The exit code: whether all gates are met; those that are not are told."""
     missed = failures(gates, reports)
-    for line in missed if first() else []:
-        typer.echo(line, err=True)
+    if first():
+        screen.note_lines(missed)
     return GATE_MISSED if missed else 0
 
 
@@ -166,7 +166,7 @@ def _evaluate_several(
         from helmas_core.evaluation.guards import require_exact
 
         require_exact(document["reports"])
-    return _judge(gates, each(document))
+    return _judge(screen, gates, each(document))
 
 
 def _evaluate(config: Config, path: Path, screen: Screen, diagnosed: bool) -> list[Found]:

@@ -160,11 +160,12 @@ def _write(
     if not (out or png or html):
         return
     from helmas_core.report.inspection import write_figures, write_page
-    from helmas_core.runs import write_json
+    from helmas_core.runs import check_links, write_json
 
     made: list[Path] = []
     if out:
         out = out.expanduser()
+        check_links(out)
         write_json(out / "inspect.json", document)
         made += [out / "inspect.json", write_page(document, out / "inspect.html", against)]
         made += write_figures(document, out / "figures" / "inspect.png")

@@ -22,7 +22,9 @@ def plot(common: Common, names: Names) -> int:
     path = _folder(common, runs) / "curves.png"
     if not common.dry_run:
         from helmas_core.evaluation.figures import curve_figure, save
+        from helmas_core.runs import check_links
 
+        check_links(runs[0].path)
         save(curve_figure(rows), path)
     if screen.json:
         screen.document({"schema": 1, "command": "plot", "runs": [str(run.path) for run in runs], "figure": str(path)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,18 +48,21 @@ def pool(common: Common, reports: Reports) -> int:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    """The evaluations in a report.json; DataError unless all of them can be pooled."""
+    from helmas_core.documents import Poolable, misfit
     from helmas_core.errors import DataError
+    from helmas_core.foreign import inside, read_object, why
 
-    path = path / "report.json" if path.is_dir() else path
+    fix = "give the --out folder of helmas eval"
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = read_object(inside(path, "report.json") if path.is_dir() else path)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"not readable: {error}", where=str(path), fix="give the --out folder of helmas eval"
-        ) from error
-    found: list[Any] = document.get("reports", [document]) if isinstance(document, dict) else [None]
-    if not all(isinstance(one, dict) and "arms" in one and "contrasts" in one for one in found):
-        raise DataError("not a report of helmas eval", where=str(path), fix="give the --out folder of helmas eval")
+        raise DataError(f"not readable: {why(error)}", where=str(path), fix=fix) from error
+    found = document.get("reports", [document])
+    if not isinstance(found, list) or not all(isinstance(one, dict) and "arms" in one for one in found):
+        raise DataError("not a report of helmas eval", where=str(path), fix=fix)
+    if wrong := next(filter(None, (misfit(Poolable, one) for one in found)), None):
+        raise DataError(f"not a whole report of helmas eval ({wrong})", where=str(path), fix=fix)
     return found
 
 

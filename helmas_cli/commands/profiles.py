@@ -52,7 +52,9 @@ def list_profiles(common: Common) -> int:
 
 def about(path: Path) -> str:
     """The first comment line of a profile."""
-    first = path.read_text("utf-8").partition("\n")[0]
+    from helmas_core.foreign import PROFILE, read_text
+
+    first = read_text(path, PROFILE).partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 

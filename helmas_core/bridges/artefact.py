@@ -8,35 +8,73 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
 from helmas_core.bridges.base import Bridge
-from helmas_core.bridges.registry import build_bridge, method_mode
+from helmas_core.bridges.registry import build_bridge, make_bridge, method_mode
 from helmas_core.config import BridgeSection, Config, validate
-from helmas_core.errors import CheckpointError
+from helmas_core.errors import CheckpointError, HelmasError
 from helmas_core.files import replacing
+from helmas_core.foreign import parse_object, why
 from helmas_core.models.pair import Pair
+from helmas_core.secrets import hidden
+from helmas_core.tensors import Header, read_header
 
 FORMAT = 1
 KEY = "helmas"
 _CONFIG = ("pair", "bridge", "data", "eval")
+_STUDENT = ("student_lora.", "student_copy.")  # tensors of a student that was trained along
+_RANK = "student_lora.down.0"
+_AGAIN = "train the bridge again"
+
+
+class Sides(BaseModel):
+    """The pair that a bridge is bound to."""
+
+    model_config = ConfigDict(extra="allow")
+
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+
+
+class Training(BaseModel):
+    """What a bridge was trained on, as far as it tells."""
+
+    model_config = ConfigDict(extra="allow")
+
+    dataset: str = ""
+    split: str = ""
+    hashes: str = ""
+    seed: int | None = None
+
+
+class Metadata(BaseModel):
+    """The metadata document. Its configuration holds what describes the bridge, and no folder to read or write."""
+
+    method: str
+    config: dict[Literal["pair", "bridge", "data", "eval"], dict[str, Any]]
+    pair: Sides
+    training: Training
 
 
 def describe(config: Config, pair: Pair, training: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata document of a bridge trained under `config`."""
     whole = config.model_dump(mode="json", exclude={"pair": {"geometry"}, "data": {"data_dir"}})
     whole["bridge"]["mode"] = method_mode(config.bridge)
-    return {
+    document = {
         "format": FORMAT,
         "method": config.bridge.method,
         "config": {name: whole[name] for name in _CONFIG},
         "pair": pair.describe(),
         "training": dict(training),
     }
+    return hidden(document)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
@@ -63,24 +101,34 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _open(path: Path) -> Any:
+    _header(path)
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        fix = "copy or train it again"
-        raise CheckpointError(f"not a whole safetensors file ({error})", where=str(path), fix=fix) from error
+        raise _not_whole(path, error) from error
+
+
+def _header(path: Path) -> Header:
+    try:
+        return read_header(path)
+    except (OSError, ValueError) as error:
+        raise _not_whole(path, error) from error
+
+
+def _not_whole(path: Path, error: Exception) -> CheckpointError:
+    fix = "copy or train it again"
+    return CheckpointError(f"not a whole safetensors file ({why(error)})", where=str(path), fix=fix)
 
 
 def _document(path: Path) -> dict[str, Any]:
-    with _open(path) as file:
-        text = (file.metadata() or {}).get(KEY)
     try:
-        document = json.loads(text) if text else None
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
+        document = parse_object(_header(path).metadata.get(KEY, ""))
+    except ValueError as error:
         raise CheckpointError(
-            "a safetensors file, but not made by helmas", where=str(path), fix="give a bridge.safetensors"
-        )
+            f"a safetensors file, but not made by helmas ({why(error)})",
+            where=str(path),
+            fix="give a bridge.safetensors",
+        ) from error
     if document.get("format") != FORMAT:
         found = document.get("format")
         raise CheckpointError(
@@ -94,6 +142,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
     document = _document(path)
     if missing := [key for key in ("method", "config", "pair", "training") if key not in document]:
         raise CheckpointError(f"metadata lacks {', '.join(missing)}", where=str(path), fix="give a bridge.safetensors")
+    try:
+        Metadata.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"metadata, {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise CheckpointError(what, where=str(path), fix="give a bridge.safetensors") from error
+    document["config"].get("data", {}).pop("data_dir", None)
     return document
 
 
@@ -101,7 +156,8 @@ def load_bridge(path: Path, pair: Pair) -> Bridge:
     """The trained bridge on the pair's device, ready for inference; refused with the first difference."""
     document = read_metadata(path)
     check_pair(document["pair"], pair.describe(), str(path))
-    section = validate(BridgeSection, document["config"]["bridge"], where="bridge")
+    section = validate(BridgeSection, document["config"].get("bridge", {}), where="bridge")
+    check_layout(section, pair, _header(path), str(path))
     bridge = build_bridge(section, pair)
     load_weights(bridge, read_tensors(path)[0], str(path))
     return bridge.eval().requires_grad_(False)
@@ -115,15 +171,34 @@ def start_from(path: Path, bridge: Bridge, pair: Pair) -> None:
     load_weights(bridge, read_tensors(path)[0], str(path))
 
 
+def check_layout(section: BridgeSection, pair: Pair, header: Header, where: str) -> None:
+    """Refuse options that ask for other tensors than the file holds, before room is made for any."""
+    try:
+        with torch.device("meta"):
+            wanted = make_bridge(section, pair.teacher.geometry, pair.student.geometry).state_dict()
+    except HelmasError:
+        raise
+    except Exception as error:  # whatever torch says of sizes that make no sense
+        raise CheckpointError(f"its options make no bridge ({why(error)})", where=where, fix=_AGAIN) from error
+    held = {name: shape for name, (_, shape) in header.shapes.items() if not name.startswith(_STUDENT)}
+    for name in sorted(wanted.keys() | held.keys()):
+        if name not in wanted or held.get(name) != tuple(wanted[name].shape):
+            raise _no_fit(name, where)
+    if section.lora_rank is not None and header.shapes.get(_RANK, ("", ()))[1][:1] != (section.lora_rank,):
+        raise _no_fit(_RANK, where)
+
+
+def _no_fit(name: str, where: str) -> CheckpointError:
+    return CheckpointError(f'tensor "{name}" does not fit its metadata', where=where, fix=_AGAIN)
+
+
 def load_weights(bridge: Bridge, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy weights in after comparing every name, shape and dtype."""
     wanted = bridge.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
         have, need = tensors.get(name), wanted.get(name)
         if have is None or need is None or have.shape != need.shape or have.dtype != need.dtype:
-            raise CheckpointError(
-                f'tensor "{name}" does not fit its metadata', where=where, fix="train the bridge again"
-            )
+            raise _no_fit(name, where)
     bridge.load_state_dict(dict(tensors))
 
 

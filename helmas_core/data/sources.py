@@ -6,7 +6,6 @@ A local file is `DIR/<dataset>/<split>.jsonl` in the public format of that data 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from helmas_core.errors import DataError
+from helmas_core.foreign import MIB, parse_object, read_bytes, why
 
+FILE = 16 * 1024 * MIB  # most bytes of a file of data
+DIGITS = 4300  # of an integer in a row: answers of mathematics are long
 Row = dict[str, Any]
 PlacedRow = tuple[str, Row]  # where it came from, for messages, and the row
 
@@ -75,9 +77,9 @@ def read_jsonl(path: Path) -> list[PlacedRow]:
 
 def _lines(path: Path) -> Iterator[PlacedRow]:
     try:
-        lines = path.read_bytes().split(b"\n")  # not str.splitlines: U+2028 may stand inside a JSON string
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path), fix="name a readable file") from error
+        lines = read_bytes(path, FILE).split(b"\n")  # not str.splitlines: U+2028 may stand inside a JSON string
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {why(error)}", where=str(path), fix="name a readable file") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield f"{path}:{number}", _parse_line(line, f"{path}:{number}")
@@ -85,14 +87,10 @@ def _lines(path: Path) -> Iterator[PlacedRow]:
 
 def _parse_line(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", where=where, fix="each line must be one JSON object in UTF-8") from error
-    if not isinstance(row, dict):
-        raise DataError(
-            f"a JSON {type(row).__name__}, not an object", where=where, fix="each line must be one JSON object"
-        )
-    return row
+        return parse_object(line.decode("utf-8-sig"), DIGITS)
+    except ValueError as error:
+        what = why(error) if "JSON" in why(error) else f"not JSON: {why(error)}"
+        raise DataError(what, where=where, fix="each line must be one JSON object in UTF-8") from error
 
 
 def _read_hub(name: str, hub: Hub, file: str, tried: list[Path]) -> list[PlacedRow]:

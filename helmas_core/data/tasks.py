@@ -17,6 +17,7 @@ from helmas_core.data.parse import AnswerForm
 from helmas_core.data.sources import Hub, PlacedRow, Row, read_jsonl, read_rows
 from helmas_core.data.task import LETTER_CUE, MMLU, NO_TEST, ONE_FILE, SCORED, TRAIN_ONLY, WITH_TEST, Task
 from helmas_core.errors import DataError, did_you_mean
+from helmas_core.foreign import why
 
 log = logging.getLogger(__name__)
 
@@ -206,5 +207,5 @@ def _convert(task: Task, row: Row, index: int, place: str) -> Item | None:
         return task.to_item(row, index)
     except KeyError as error:
         raise DataError(f"missing field {error}", where=place, fix=fix) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(str(error), where=place, fix=fix) from error
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(why(error), where=place, fix=fix) from error

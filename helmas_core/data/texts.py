@@ -13,9 +13,10 @@ from typing import Any
 
 from helmas_core.data import parse
 from helmas_core.data.item import Item
-from helmas_core.data.sources import Hub, PlacedRow, Row, read_rows
+from helmas_core.data.sources import FILE, Hub, PlacedRow, Row, read_rows
 from helmas_core.data.task import ONE_FILE, Reader, Task
 from helmas_core.errors import DataError
+from helmas_core.foreign import read_bytes, why
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +102,11 @@ def _hidden(file: Path, folder: Path) -> bool:
 def _decode(file: Path) -> str | None:
     """The text of a file with "\\n" as its line break; None if it is binary."""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_bytes(file, FILE).decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(file), fix="name a readable file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {why(error)}", where=str(file), fix="name a readable file") from error
     return None if "\0" in text else text.replace("\r\n", "\n")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helmas_core.runs import Run, flat
+from helmas_core.documents import Item, fits
+from helmas_core.foreign import inside, parse_object, read_text
+from helmas_core.runs import LOG, Run, flat
 
 Record = Mapping[str, Any]
 Key = tuple[str, str, str]
@@ -53,13 +54,13 @@ def reports_of(document: Record | None) -> list[dict[str, Any]]:
 
 def _paired(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Rows of {run, against, dataset, n, delta, ci, p}; none where no items were kept."""
-    answers = [_answers(run.path / "items.jsonl") for run in runs]
+    right = [answers(run.path) for run in runs]
     rows = []
-    for run, ours in zip(runs[1:], answers[1:], strict=True):
-        shared = [key for key in answers[0] if key in ours]
+    for run, ours in zip(runs[1:], right[1:], strict=True):
+        shared = [key for key in right[0] if key in ours]
         for dataset in dict.fromkeys(key[0] for key in shared):
             keys = [key for key in shared if key[0] == dataset]
-            rows.append({"run": run.name, "against": runs[0].name, "dataset": dataset, **_test(keys, ours, answers[0])})
+            rows.append({"run": run.name, "against": runs[0].name, "dataset": dataset, **_test(keys, ours, right[0])})
     return rows
 
 
@@ -69,13 +70,22 @@ def _test(keys: Sequence[Key], ours: Mapping[Key, bool], theirs: Mapping[Key, bo
     return {"n": len(keys), **paired_difference([ours[key] for key in keys], [theirs[key] for key in keys])}
 
 
-def _answers(path: Path) -> dict[Key, bool]:
-    """Whether the bridge was right, by data set, id and question: an id alone may name another item elsewhere."""
-    found: dict[Key, bool] = {}
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        try:
-            item = json.loads(line)
-            found[item["task"], item["id"], item["question"]] = bool(item["arms"][ARM]["right"])
-        except (ValueError, KeyError, TypeError):
-            continue  # cut short, or evaluated without the arm: not an item that both answered
-    return found
+def answers(folder: Path) -> dict[Key, bool]:
+    """Whether the bridge was right, by data set, id and question: an id alone may name another item elsewhere.
+
+    Lines that are cut short or evaluated without the arm are not items that both answered.
+    """
+    try:
+        lines = read_text(inside(folder, "items.jsonl"), LOG).split("\n")
+    except (OSError, ValueError):
+        return {}
+    items = [item for item in map(_item, lines) if item is not None and ARM in item["arms"]]
+    return {(item["task"], item["id"], item["question"]): item["arms"][ARM]["right"] for item in items}
+
+
+def _item(line: str) -> dict[str, Any] | None:
+    try:
+        item = parse_object(line, finite=False)
+    except ValueError:
+        return None
+    return item if fits(Item, item) else None

@@ -52,6 +52,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Matrix = Sequence[Sequence[float]]
 WIDTH = 5.2  # inches: readable when a phone shrinks it
+_LONGEST = 80  # characters of a data set's name in a file's
+_LINES = 12  # losses in one figure
 
 
 def colour(name: str) -> str:
@@ -272,26 +274,26 @@ def _losses(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, cycle: Sequ
     """All terms of one run, or only the total where runs are compared."""
     train = [row for row in rows if row.get("event") == "train"]
     names = list(dict.fromkeys(name for row in train for name in row if name not in _NO_LOSS))
-    for index, name in enumerate(names if alone is None else ["loss"]):
+    for index, name in enumerate(names[:_LINES] if alone is None else ["loss"]):
         points = [(row["step"], row[name]) for row in train if isinstance(row.get(name), float) and row[name] > 0]
         shade = cycle[(index if alone is None else alone) % len(cycle)]
         if points:
-            axes.plot(*zip(*points, strict=True), color=shade, label=f"{run}{name}")
+            axes.plot(*zip(*points, strict=True), color=shade, label=f"{run}{shortened(printable(name))}")
 
 
 def _validations(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, shade: str, several: bool) -> None:
     checks = [row for row in rows if row.get("event") == "validation"]
     for arm in [arm for arm in ROLES if any(arm in row for row in checks) and (not several or arm == "bridge")]:
-        points = [(row["step"], row[arm]) for row in checks if row.get(arm) is not None]
-        axes.plot(
-            *zip(*points, strict=True), "o-", markersize=4, color=shade if several else colour(arm), label=f"{run}{arm}"
-        )
+        points = [(row["step"], row[arm]) for row in checks if isinstance(row.get(arm), int | float)]
+        if points:
+            shown: dict[str, Any] = {"color": shade if several else colour(arm), "label": f"{run}{arm}"}
+            axes.plot(*zip(*points, strict=True), "o-", markersize=4, **shown)
     axes.set(ylim=(-0.05, 1.08), ylabel="validation accuracy")
 
 
 def file_stem(dataset: str) -> str:
     """A data set's name as part of a file's."""
-    return re.sub(r"[^\w.@-]+", "-", Path(dataset).stem).strip("-") or "data"
+    return re.sub(r"[^\w.@-]+", "-", Path(dataset).stem).strip("-.")[:_LONGEST] or "data"
 
 
 def save(figure: Figure, path: Path) -> None:

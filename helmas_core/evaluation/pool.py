@@ -42,6 +42,9 @@ def _check(document: Mapping[str, Any], first: Mapping[str, Any]) -> None:
     where = str(document.get("dataset"))
     if not document.get("outcomes"):
         raise DataError("the report does not tell its items' outcomes", where=where, fix="run helmas eval again")
+    for arm in document["arms"]:
+        if len(document["outcomes"]["right"].get(arm, "")) != document["n"]:
+            raise DataError(f"the outcomes of {arm} are not those of n items", where=where, fix="run helmas eval again")
     ours, theirs = _subject(document), _subject(first)
     if wrong := [key for key, value in ours.items() if value != theirs[key]]:
         what = f"{wrong[0]} is not that of the first report"

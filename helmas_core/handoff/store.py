@@ -24,6 +24,8 @@ from torch import Tensor
 
 from helmas_core.errors import ConfigError
 from helmas_core.files import replacing, sweep
+from helmas_core.foreign import why
+from helmas_core.tensors import read_header
 
 FORMAT = 1
 GIB = 2**30
@@ -121,8 +123,7 @@ class Store:
     def _forget(self, name: str, error: Exception) -> None:
         self._places = {key: place for key, place in self._places.items() if place[0] != name}
         self._opened.cache_clear()
-        reason = str(error).partition("\n")[0]
-        self.note(f"store: skipped {name[:12]}…, not a whole shard ({reason}); what it held is computed again")
+        self.note(f"store: skipped {name[:12]}…, not a whole shard ({why(error)}); what it held is computed again")
 
     def _close(self, why: str) -> None:
         self.closed = True
@@ -140,6 +141,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def _open(path: Path) -> Any:
+    read_header(path)  # a pipe would be waited for, and a header may claim anything
     return safe_open(path, framework="pt")
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from helmas_core.config import TrainConfig
 from helmas_core.files import replacing
+from helmas_core.foreign import read_text, why
 from helmas_core.handoff.examples import Thought
 from helmas_core.handoff.keys import digest
 from helmas_core.handoff.store import FORMAT, Key, make_folder
@@ -64,11 +65,10 @@ class Thoughts:
 
     def _read(self, path: Path) -> None:
         try:
-            text = path.read_text("utf-8").removesuffix("\n")  # splitlines would also cut at U+2028 inside a thought
+            text = read_text(path).removesuffix("\n")  # splitlines would also cut at U+2028 inside a thought
             lines = [Line.model_validate_json(line) for line in text.split("\n")]
         except (OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            self.note(f"store: skipped {path.name[:12]}…, not a file of thoughts ({reason})")
+            self.note(f"store: skipped {path.name[:12]}…, not a file of thoughts ({why(error)})")
         else:
             self._known |= {line.key: line.thought for line in lines}
 

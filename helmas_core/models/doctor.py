@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from helmas_core.bridges.registry import make_bridge
@@ -14,7 +15,7 @@ from helmas_core.config import Config
 from helmas_core.models.backends import open_backend
 from helmas_core.models.geometry import Geometry, from_config, from_profile
 from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
-from helmas_core.models.pair import find_problems, read_config
+from helmas_core.models.pair import count_parameters, find_problems, guarded, read_config
 from helmas_core.models.preflight import Problem
 
 _FP32, _ADAM_COPIES = 4, 4  # weights, gradients and two moments
@@ -52,14 +53,13 @@ def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | 
     if any("attention" in stage.losses for stage in config.train.stages) and not open_backend(configs[1]):
         what = f"the attention of {configs[1].model_type} cannot be looked into"
         problems.append(Problem(what, "student", 'leave the loss "attention" out of train.stages', "warning"))
-    return problems, (_counted(configs[0]), _counted(configs[1])), "config"
+    shapes = (_counted(configs[0], pair.teacher), _counted(configs[1], pair.student))
+    return problems, shapes, "config"
 
 
-def _counted(config: PretrainedConfig) -> Geometry:
+def _counted(config: PretrainedConfig, source: str) -> Geometry:
     """The shape with its parameter count, from a model without storage."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return replace(from_config(config), parameters=sum(p.numel() for p in model.parameters()))
+    return replace(guarded(partial(from_config, config), source), parameters=count_parameters(config, source))
 
 
 def _cost(config: Config, teacher: Geometry, student: Geometry) -> dict[str, Any]:

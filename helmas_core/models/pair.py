@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +25,11 @@ from transformers.utils import logging as transformers_logging
 
 from helmas_core import processes
 from helmas_core.config import Config, HardwareConfig
-from helmas_core.errors import ConfigError, PairError
+from helmas_core.errors import ConfigError, HelmasError, PairError
+from helmas_core.foreign import why
 from helmas_core.models.backends import count_windows_by_token, usable_backend
 from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.folder import check_settings, check_size, weights_held
 from helmas_core.models.geometry import Geometry, probe
 from helmas_core.models.hardware import Hardware
 from helmas_core.models.latent import Latent
@@ -125,28 +128,40 @@ def locate(source: str) -> tuple[str, dict[str, str]]:
     return (str(path) if path.is_dir() else source), {}
 
 
-def _guarded(call: Callable[[], Result], source: str) -> Result:
+def _checked(source: str) -> tuple[str, dict[str, str]]:
+    """`locate`, after a look through what lies there; models of the hub are as the hub has them."""
+    where, extra = locate(source)
+    if extra:
+        weights_held(Path(where, extra["gguf_file"]))
+    elif Path(where).is_dir():
+        check_settings(Path(where))
+    return where, extra
+
+
+def guarded(call: Callable[[], Result], source: str) -> Result:
+    """What a library makes of a model's files; whatever else than memory fails it, is a PairError."""
     try:
         return call()
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (HelmasError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         fix = "use a model that transformers knows"
         if isinstance(error, OSError):
             fix = "give a local folder, or download the model first where there is a network"
-        raise PairError(f"cannot load: {first}", where=source, fix=fix) from error
+        raise PairError(f"cannot load: {why(error)}", where=source, fix=fix) from error
 
 
 def read_config(source: str, revision: str | None = None) -> PretrainedConfig:
-    where, extra = locate(source)
-    return _guarded(
+    where, extra = _checked(source)
+    return guarded(
         lambda: AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **extra), source
     )
 
 
 def read_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    where, extra = locate(source)
+    where, extra = _checked(source)
     load = AutoTokenizer.from_pretrained
-    return _guarded(lambda: load(where, revision=revision, trust_remote_code=False, **extra), source)
+    return guarded(lambda: load(where, revision=revision, trust_remote_code=False, **extra), source)
 
 
 def find_problems(config: Config) -> list[Problem]:
@@ -159,7 +174,8 @@ def find_problems(config: Config) -> list[Problem]:
         ("student", pair.student, pair.student_revision),
     ):
         try:
-            found += model_problems(read_config(source, revision), where, tokens)
+            config_of = read_config(source, revision)
+            found += guarded(partial(model_problems, config_of, where, tokens), source)
             hashes.append(content_hash(read_tokenizer(source, revision)))
         except PairError as error:
             found.append(Problem(f"{error.where}: {error.what}", where, error.fix))
@@ -203,22 +219,22 @@ def _load(
     device."""
     notify(f"loading {source}" + (f" in {bits} bits" if bits else ""))
     where, extra = locate(source)
+    known = read_config(source, revision)
+    check_local_size(source, known)
     if bits:
         placed = {**_quantised(hardware), **(placed or {})}
     extra = {**extra, **(placed or {})}
-    load, attention = (
-        AutoModelForCausalLM.from_pretrained,
-        usable_backend(read_config(source, revision), hardware.attention),
-    )
+    load, attention = AutoModelForCausalLM.from_pretrained, usable_backend(known, hardware.attention)
     if attention != hardware.attention:
         notify(f"{source}: attention {attention}, since this family has no {hardware.attention}")
-    model: PreTrainedModel = _guarded(
+    model: PreTrainedModel = guarded(
         lambda: load(
             where,
             revision=revision,
             dtype=hardware.dtype,
             attn_implementation=attention,
             trust_remote_code=False,
+            use_safetensors=None if "gguf_file" in extra else True,
             **extra,
         ),
         source,
@@ -252,6 +268,25 @@ def refuse_offloaded(member: Member) -> None:
     if any(parameter.is_meta for parameter in member.model.parameters()):
         fix = "give it more devices or memory, or choose another data.handoff"
         raise PairError("latent steps need all weights on devices", where="hardware.teacher_device", fix=fix)
+
+
+def check_local_size(source: str, config: PretrainedConfig) -> None:
+    """PairError where local files hold less than the configuration asks for, before room is made for it."""
+    where, extra = locate(source)
+    packed = getattr(config, "quantization_config", None) is not None  # such weights count otherwise
+    if (extra or Path(where).is_dir()) and not packed:
+        check_size(Path(where, extra.get("gguf_file", "")), count_parameters(config, source))
+
+
+def count_parameters(config: PretrainedConfig, source: str) -> int:
+    """Of a model without storage."""
+
+    def count() -> int:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return sum(p.numel() for p in model.parameters())
+
+    return guarded(count, source)
 
 
 def _quantised(hardware: Hardware) -> dict[str, Any]:

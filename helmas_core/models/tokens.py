@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from helmas_core.errors import PairError
+from helmas_core.foreign import why
 
 _PART = ("model", "pre_tokenizer", "normalizer", "added_tokens")
 
@@ -41,11 +42,19 @@ class ChatTemplate:
         turns = [turn for user, answer in earlier for turn in (("user", user), ("assistant", answer))]
         messages = [{"role": role, "content": text} for role, text in [*opening, *turns, ("user", mark)]]
         # Templates that know no thinking mode ignore the last flag; a written-out monologue would be cut off.
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        before, after = str(text).split(mark)
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+            before, after = str(text).split(mark)
+        except Exception as error:  # a template is a program of the model's, and may fail in any way
+            fix = "set data.chat_template = false, or use another model"
+            raise PairError(f"its chat template cannot be used ({why(error)})", where=self._where, fix=fix) from error
         return before, after
+
+    @property
+    def _where(self) -> str:
+        return str(self.tokenizer.name_or_path)
 
     def __call__(self, user: str, earlier: Sequence[tuple[str, str]] = (), system: str = "") -> tuple[str, str]:
         before, after = self._pieces(tuple(earlier), system)

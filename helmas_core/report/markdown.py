@@ -51,5 +51,6 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """Rows of text under a header, every cell of them escaped; "" without rows."""
     if not rows:
         return ""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *([escape(cell) for cell in row] for row in rows)]
+    escaped = [[escape(cell) for cell in row] for row in (head, *rows)]
+    lines = [escaped[0], ["---", *["---:"] * (len(head) - 1)], *escaped[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

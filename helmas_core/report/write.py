@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from helmas_core.files import replacing_files
 from helmas_core.report.document import Document, Evidence, build
 from helmas_core.report.html import html
 from helmas_core.report.markdown import markdown
-from helmas_core.runs import Run, read_metrics, write_json, write_text
+from helmas_core.runs import Run, check_links, read_metrics, write_json, write_text
+from helmas_core.secrets import hidden
 
 Files = list[Path]
 
@@ -22,6 +24,8 @@ def write_report(
 ) -> Files:
     """Write everything that shows `evidence` to the folder of `run`, or nothing; returns the files. `document` is what
     goes to report.json, `trained` the run folder that the bridge came from, for its learning curves."""
+    check_links(run.path)
+    evidence = [replace(one, report=hidden(dict(one.report))) for one in evidence]
     report = build(evidence, [] if trained is None else read_metrics(trained.metrics))
     with replacing_files(run.path) as staged:
         made = _write(Run(staged), document, evidence, report)

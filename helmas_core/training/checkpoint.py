@@ -14,16 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from helmas_core.bridges.artefact import load_weights, read_tensors, save_bridge, write_tensors
 from helmas_core.bridges.base import Bridge
 from helmas_core.errors import CheckpointError
 from helmas_core.files import remove_folder, swapping_folder
+from helmas_core.foreign import read_object, why
 
 BRIDGE, OPTIMISER, PROGRESS, SUMS = "bridge.safetensors", "optimiser.safetensors", "progress.json", "SHA256SUMS"
 BEST = "best.safetensors"
 _FILES = (BRIDGE, OPTIMISER, PROGRESS)
+
+
+class Progress(BaseModel):
+    """progress.json, as far as training goes on from it."""
+
+    step: NonNegativeInt
+    losses: dict[str, float | None]
+    best: dict[str, float] | None
+    data: str
+    scaler: dict[str, Any]
+    terms: dict[str, list[float]]
+    micro_batch: PositiveInt | None
+    skipped: tuple[NonNegativeInt, NonNegativeInt]
+    seconds: float
 
 
 def save(
@@ -78,9 +94,30 @@ def flaw(path: Path) -> str:
 
 def load(path: Path, bridge: Bridge, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore bridge and optimiser; returns the progress document."""
+    progress = read_progress(path)
     load_weights(bridge, read_tensors(path / BRIDGE)[0], str(path / BRIDGE))
-    unflatten(optimiser, read_tensors(path / OPTIMISER)[0])
-    return json.loads((path / PROGRESS).read_text())
+    tensors = read_tensors(path / OPTIMISER)[0]
+    try:
+        unflatten(optimiser, tensors)
+    except (ValueError, KeyError, IndexError) as error:
+        raise _broken(path, error) from error
+    return progress
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """The progress document of a checkpoint."""
+    try:
+        found = read_object(path / PROGRESS, finite=False)  # a loss may have been nan
+        Progress.model_validate(found)
+    except (OSError, ValueError) as error:
+        raise _broken(path, error) from error
+    return found
+
+
+def _broken(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"broken checkpoint ({why(error)})", where=str(path), fix="delete the folder to use the one before"
+    )
 
 
 def flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -92,9 +129,13 @@ def flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unflatten(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put `flatten`'s tensors back; ValueError, KeyError or IndexError for any that it cannot have made."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        if tuple(value.shape) not in ((), tuple(parameters[int(index)].shape)):
+            raise ValueError(f"optimiser tensor {key} does not fit its parameter")
         state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from helmas_core.config import Config
 from helmas_core.errors import ConfigError
 from helmas_core.runs import Run, flat
+from helmas_core.secrets import hidden
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,7 +50,7 @@ def end_tracking(accelerator: Accelerator) -> None:
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
     """The configuration, flat; what a tracker has no type for becomes text."""
-    values = flat(config.model_dump(mode="json"))
+    values = flat(hidden(config.model_dump(mode="json")))
     return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
 
 

@@ -39,7 +39,11 @@ STAGES = [
     {"name": "alone", "steps": 2, "losses": {"attention": 1.0, "ce": 1.0}, "batch": 1},  # one of two has no row
 ]
 ANSWERS = [{"name": "answers", "steps": 4, "losses": {"ce": 1.0}}]
-WORK: dict[str, tuple[Any, str]] = {"read": (States, "_keep"), "answered": (Arms, "run"), "thought": (reasoning, "write_thoughts")}
+WORK: dict[str, tuple[Any, str]] = {
+    "read": (States, "_keep"),
+    "answered": (Arms, "run"),
+    "thought": (reasoning, "write_thoughts"),
+}
 QUICK = ("-s", "data.limit=40", "-s", "train.calibration_items=20", "-s", "train.batch=4", "-s", "train.eval_samples=0")
 
 

@@ -137,3 +137,49 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, unequal: Pair, mon
     with pytest.raises(OSError, match="No space"):
         save_bridge(tmp_path / "b.safetensors", build_bridge(BridgeSection(), unequal), describe(Config(), unequal, {}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "c2c", "hidden": 2**40},
+        {"method": "h2c", "expansion": 1e300},
+        {"method": "prefix", "parameters": 2**50, "mode": "replace"},
+        {"rank": 2**40},
+        {"hidden_expansion": 63.5},
+        {"blend_kernel_size": 2**31, "layer_blending": "blend"},
+        {"student_lora": 2**30},
+        {"projector_depth": 3},
+    ],
+)
+def test_options_that_the_tensors_do_not_bear_out_cost_nothing(
+    saved: Path, unequal: Pair, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rewrite(saved, config={"bridge": options})
+    monkeypatch.setattr("helmas_core.bridges.artefact.build_bridge", lambda *_: pytest.fail("room was made for it"))
+    with pytest.raises(CheckpointError, match=r"does not fit its metadata|make no bridge"):
+        load_bridge(saved, unequal)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"config": {"train": {"store": "/home"}}}, "config.train"),
+        ({"config": {"bridge": 3}}, "config.bridge"),
+        ({"config": []}, "config"),
+        ({"pair": {"teacher": {}}}, "pair.student"),
+        ({"pair": {"teacher": [], "student": {}}}, "pair.teacher"),
+        ({"training": {"dataset": 3}}, "training.dataset"),
+        ({"training": {"hashes": ["x"]}}, "training.hashes"),
+        ({"method": None}, "method"),
+    ],
+)
+def test_metadata_of_another_form_is_refused(saved: Path, changes: dict[str, object], word: str) -> None:
+    _rewrite(saved, **changes)
+    with pytest.raises(CheckpointError, match=word.replace(".", r"\.")):
+        read_metadata(saved)
+
+
+def test_a_bridge_names_no_folder_of_data(saved: Path) -> None:
+    _rewrite(saved, config={"data": {"data_dir": "/etc", "dataset": "relay"}})
+    assert read_metadata(saved)["config"] == {"data": {"dataset": "relay"}}

@@ -176,6 +176,19 @@ def test_files_of_a_report(tmp_path: Path) -> None:
     assert rows == [*both[0].items, *both[1].items]
 
 
+@pytest.mark.parametrize(
+    "name", ["../../x", "/etc/x", "..", ".", "", "con", "a/../../b", "x" * 500, "-rf", HOSTILE, "a\\..\\b", "\x00"]
+)
+def test_a_data_sets_name_stays_inside_the_folder(tmp_path: Path, name: str) -> None:
+    one = evidence("plain")
+    out = tmp_path / "in" / "out"
+    made = write_report(Run(out), {}, [replace(one, report={**one.report, "dataset": name}), one])
+    assert all(path.resolve().parent in (out, out / "figures") for path in made)
+    assert {path.parent for path in tmp_path.rglob("*") if path.is_file()} == {out, out / "figures"}
+    assert all(re.fullmatch(r"[\w.@-]+\.png", path.name) for path in (out / "figures").iterdir())
+    assert list((tmp_path / "in").iterdir()) == [out]
+
+
 def test_a_page_of_an_inspection() -> None:
     parsed = Page(inspection(found(), "item <9>"))
     said = "".join(parsed.words)

@@ -61,7 +61,20 @@ def test_one_file_draws_on_the_terminal() -> None:
     "path",
     [
         ROOT / "helmas_core" / f"{name}.py"
-        for name in ("errors", "config", "files", "plain", "runs", "lock", "progress", "transcript")
+        for name in (
+            "errors",
+            "config",
+            "documents",
+            "files",
+            "foreign",
+            "lock",
+            "plain",
+            "runs",
+            "progress",
+            "secrets",
+            "tensors",
+            "transcript",
+        )
     ],
 )
 def test_configuration_needs_no_torch(path: Path) -> None:
