@@ -52,6 +52,7 @@ def _settings(processes: int) -> list[str]:
     given = {
         "num_processes": processes,
         "num_machines": 1,
+        "gpu_ids": "all",
         "main_process_port": 0,  # any that is free
         "num_cpu_threads_per_process": threads,
         "mixed_precision": "no",  # train.amp says

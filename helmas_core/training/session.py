@@ -177,6 +177,7 @@ class Session:
         """Statistics and the closed-form start, or another bridge's."""
         if processes.first():
             self.run.keep_metrics(lambda _: False)
+            torch.manual_seed(self.config.train.seed)  # the start is measured with dropout, where there is any
             batch = self.config.train.batch
             chosen = sorted(examples, key=lambda e: len(e.source))
             figures = self._begin(objective, [chosen[i : i + batch] for i in range(0, len(chosen), batch)])
