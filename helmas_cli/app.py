@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return app(args=None if argv is None else list(argv), prog_name="helmas", standalone_mode=False) or 0
-    except KeyboardInterrupt as error:
-        return getattr(error, "code", INTERRUPTED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except typer.TyperException as error:
         return _tell(error.format_message().rstrip("."), _help_of(error), error.exit_code, error)
     except HelmasError as error:
