@@ -42,7 +42,7 @@ class Contrast(Document):
 
 
 class Cost(Document):
-    seconds: Figures = {}
+    seconds: Figures
     cold: Figures | None = None
     warm: Figures | None = None
     teacher_bytes: Figure = None

@@ -20,8 +20,7 @@ from typing import Any
 
 from helmas_core.errors import HelmasError
 
-SECONDS = 5.0  # of the processor, so that a busy machine is not taken for a hang
-WAIT = 60.0
+SECONDS = 5.0
 TIMES = 4  # as much as the file itself
 ALLOWANCE = 2**20  # what a refusal takes whatever the file's size: messages, validators, small buffers
 NATIVE = 8 * 2**20  # resident pages come and go by more than Python's own count
@@ -144,24 +143,30 @@ def _guarded(read: Callable[[], object], over: Watch) -> str | None:
 
 @contextmanager
 def _alarm() -> Iterator[None]:
-    """Hang after SECONDS of work, or after WAIT of waiting for something that does not come."""
+    """Hang after SECONDS of work or of waiting for something; not of waiting for a processor that others use."""
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
+    begin = time.monotonic() - _queued()
 
     def ring(*_: object) -> None:
-        raise Hang
+        if time.monotonic() - _queued() - begin > SECONDS:
+            raise Hang
 
-    timers = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, WAIT))
-    old = [signal.signal(sign, ring) for sign, _, _ in timers]
-    for _, timer, seconds in timers:
-        signal.setitimer(timer, seconds)
+    old = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS / 5)
     try:
         yield
     finally:
-        for (sign, timer, _), handler in zip(timers, old, strict=True):
-            signal.setitimer(timer, 0)
-            signal.signal(sign, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def _queued() -> float:
+    """Seconds for which this thread was ready and did not run; 0 where the system does not tell."""
+    with suppress(OSError, IndexError), open("/proc/thread-self/schedstat", "rb") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) / 1e9
+    return 0.0
 
 
 def _strange(before: int) -> str | None:

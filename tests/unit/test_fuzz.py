@@ -109,7 +109,6 @@ def test_each_guard_can_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], word: str
 ) -> None:
     monkeypatch.setattr(guard, "SECONDS", 0.2)
-    monkeypatch.setattr(guard, "WAIT", 2.0)
     (tmp_path / "in").mkdir()
     found = guard.observe(lambda: read(tmp_path / "in"), 100, guard.watch(tmp_path / "in"))
     assert found.fault is not None and word in found.fault
