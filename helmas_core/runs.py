@@ -74,6 +74,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in `path`; None if there is no file or it is not one."""
+    try:
+        return read_object(path)
+    except (OSError, ValueError):
+        return None
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl; lines that a killed process left half written are left out."""
     try:
