@@ -56,6 +56,9 @@ class PairConfig(Section):
     student: str = "Qwen/Qwen3-1.7B"
     teacher_revision: str | None = None
     student_revision: str | None = None
+    min_alignment: Fraction = Field(
+        default=0.5, description="of the student's tokens, how many must be one token of an unlike teacher tokenizer"
+    )
     teacher_bits: Literal[4] | None = Field(default=None, description="load the teacher's weights in so many bits")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"

@@ -11,10 +11,11 @@ from transformers.utils import logging as transformers_logging
 
 from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import Config
+from helmas_core.errors import PairError
 from helmas_core.models.geometry import Geometry, from_config, from_profile
 from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
-from helmas_core.models.pair import find_problems, read_config
-from helmas_core.models.preflight import Problem
+from helmas_core.models.pair import find_problems, read_config, read_tokenizer
+from helmas_core.models.preflight import Problem, sample_alignment
 
 _FP32, _ADAM_COPIES = 4, 4  # weights, gradients and two moments
 
@@ -34,6 +35,7 @@ def diagnose(config: Config) -> dict[str, Any]:
         "problems": [problem.as_json() for problem in problems],
         "geometry": {side: asdict(g) for side, g in zip(("teacher", "student"), shapes or (), strict=False)},
         "geometry_from": source,
+        **(_alignment(config) if source == "config" else {}),
         "runs_here": lacking is None,
         **cost,
     }
@@ -49,6 +51,17 @@ def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | 
         return problems, None, "none"
     configs = (read_config(pair.teacher, pair.teacher_revision), read_config(pair.student, pair.student_revision))
     return problems, (_counted(configs[0]), _counted(configs[1])), "config"
+
+
+def _alignment(config: Config) -> dict[str, Any]:
+    """How unlike tokenizers cut a sample; nothing for a shared one, or for one that cannot be read."""
+    pair = config.pair
+    try:
+        teacher = read_tokenizer(pair.teacher, pair.teacher_revision)
+        found = sample_alignment(teacher, read_tokenizer(pair.student, pair.student_revision))
+    except PairError:
+        return {}
+    return {} if found is None else {"alignment": found}
 
 
 def _counted(config: PretrainedConfig) -> Geometry:

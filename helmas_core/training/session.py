@@ -22,6 +22,7 @@ from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import open_store
+from helmas_core.handoff.told import ids_of
 from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress, Stopped
@@ -134,11 +135,9 @@ class Session:
     def _read(self, objective: Objective, calibration: Sequence[Example], trainer: Trainer) -> None:
         """Let each model read the sources that training will ask it for, once, as far as memory and store go."""
         compared = trainer.used(lambda stage: objective.compares(stage.losses))
-        told, own = (
-            {example.source for example in [*calibration, *(trainer.examples[i] for i in used)]}
-            for used in (trainer.used(), compared)
-        )
-        both = ((objective.teacher_states, set(objective.told(told))), (objective.student_states, own))
+        used, own = ([*calibration, *(trainer.examples[i] for i in rows)] for rows in (trainer.used(), compared))
+        told = set(map(ids_of, objective.told(used)))
+        both = ((objective.teacher_states, told), (objective.student_states, {example.source for example in own}))
         if self.config.train.store is not None:
             counts = [f"{states.known(sources)} of {len(sources)}" for states, sources in both]
             self.progress.note(f"store: {counts[0]} sources known as the teacher read them, {counts[1]} as the student")
