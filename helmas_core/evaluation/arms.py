@@ -18,7 +18,7 @@ from helmas_core.evaluation.controls import CHANGES, FILLER, halves
 from helmas_core.evaluation.costs import Ledger, real_bytes
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.states import States
-from helmas_core.handoff.told import Aligned, Ids, Told, Written, alignment_of, fit, ids_of
+from helmas_core.handoff.told import Ids, Told, Written, fit, joined, tell
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
@@ -182,28 +182,14 @@ class Filler:
     def __init__(self, pair: Pair) -> None:
         both = [(view, view.template("")[0] if view.template else "") for view in (pair.as_teacher, pair)]
         theirs, own = (Written(start, encode_start(view.tokenizer, start, view.template), ()) for view, start in both)
-        self.start, self.opening = tuple(own.ids), _tell(pair, theirs, own)
+        self.start, self.opening = tuple(own.ids), tell(pair, theirs, own)
         texts = (Written(FILLER, encode(view.tokenizer, FILLER), [(0, len(FILLER))]) for view, _ in both)
-        self.text = _tell(pair, *texts)
+        self.text = tell(pair, *texts)
 
     def like(self, source: Ids) -> Told:
         """As many of the student's tokens as `source` has."""
         text, opens = fit(self.text, len(source)), source[: len(self.start)] == self.start
-        return fit(_joined(self.opening, text), len(source)) if opens else text
-
-
-def _tell(pair: Pair, teacher: Written, student: Written) -> Told:
-    if pair.codec is None:
-        return tuple(student.ids)
-    if not teacher.ids:  # it reads without a template: the first token of what comes after stands for all
-        return Aligned((), (0,) * len(student.ids))
-    return Aligned(tuple(teacher.ids), alignment_of(pair, teacher, student).places)
-
-
-def _joined(first: Told, second: Told) -> Told:
-    if isinstance(first, Aligned) and isinstance(second, Aligned):
-        return first + second
-    return (*ids_of(first), *ids_of(second))
+        return fit(joined(self.opening, text), len(source)) if opens else text
 
 
 def stopped(pair: Pair, tokens: Sequence[int], stop: Sequence[str]) -> bool:

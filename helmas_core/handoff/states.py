@@ -9,7 +9,7 @@ import torch
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.shelf import Shelf
 from helmas_core.handoff.store import GIB, Store
-from helmas_core.handoff.told import Aligned, Ids, Told, ids_of, over_student
+from helmas_core.handoff.told import Ids, Told, ids_of, over_student
 from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import pad_left
@@ -55,8 +55,7 @@ class States:
 
     def read(self, sources: Sequence[Told]) -> KVCache:
         """The batch of caches of `sources`; the model runs only for those that are neither in memory nor on disk."""
-        state, aligned = self._read([ids_of(s) for s in sources]), [s for s in sources if isinstance(s, Aligned)]
-        return over_student(state, self.member.rope, aligned, self.member.latent_steps) if aligned else state
+        return over_student(self._read([ids_of(source) for source in sources]), self.member, sources)
 
     def _read(self, sources: Sequence[Ids]) -> KVCache:
         known = [self._recall(source) for source in sources]

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from helmas_core.errors import DataError
 from helmas_core.models.align import Alignment, Span, Tokenised, align_parts
 from helmas_core.models.cache import KVCache, positions_of
-from helmas_core.models.pair import Pair
-from helmas_core.models.rope import Rope
+from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import offsets, pad_left
 
 Ids = tuple[int, ...]
@@ -72,11 +71,30 @@ def alignment_of(pair: Pair, teacher: Written, student: Written) -> Alignment:
     return align_parts(*cut)
 
 
-def over_student(state: KVCache, rope: Rope, told: Sequence[Aligned], steps: int) -> KVCache:
+def tell(pair: Pair, teacher: Written, student: Written) -> Told:
+    """What the teacher reads for the student's text."""
+    if pair.codec is None:
+        return tuple(student.ids)
+    if not teacher.ids:  # where it has no template, the first token of what comes after stands for all
+        return Aligned((), (0,) * len(student.ids))
+    return Aligned(tuple(teacher.ids), alignment_of(pair, teacher, student).places)
+
+
+def joined(first: Told, second: Told) -> Told:
+    if isinstance(first, Aligned) and isinstance(second, Aligned):
+        return first + second
+    return (*ids_of(first), *ids_of(second))
+
+
+def over_student(state: KVCache, member: Member, told: Sequence[Told]) -> KVCache:
     """The teacher's cache of `told` as one over the student's tokens: its `places` picked, the teacher's RoPE taken off,
-    under the student's mask and at its positions. Latent `steps` after what was read follow as they are."""
-    rows = [[*one.places, *range(len(one.ids), len(one.ids) + steps)] for one in told]
+    under the student's mask and at its positions. Latent steps after what was read follow as they are. What was told in
+    the student's own ids is such a cache already."""
+    aligned = [one for one in told if isinstance(one, Aligned)]
+    if not aligned:
+        return state
+    rows = [[*one.places, *range(len(one.ids), len(one.ids) + member.latent_steps)] for one in aligned]
     places, mask = pad_left(rows, 0, state.mask.device)
     begins = state.length - state.mask.sum(1, keepdim=True)
-    plain = rope.unrotate(state.picked((places + begins) * mask))
+    plain = member.rope.unrotate(state.picked((places + begins) * mask))
     return replace(plain, mask=mask.bool(), positions=positions_of(mask), ids=None)
