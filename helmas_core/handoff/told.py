@@ -26,8 +26,9 @@ class Aligned:
     places: Ids
 
     def __add__(self, after: Aligned) -> Aligned:
-        moved = tuple(place + len(self.ids) for place in after.places)
-        return Aligned(self.ids + after.ids, self.places + moved)
+        ids = self.ids + after.ids
+        moved = (min(place + len(self.ids), len(ids) - 1) for place in after.places)
+        return Aligned(ids, (*self.places, *moved))
 
     def first(self, length: int) -> Aligned:
         """Up to the student's first `length` tokens."""
@@ -87,9 +88,9 @@ def joined(first: Told, second: Told) -> Told:
 
 
 def over_student(state: KVCache, member: Member, told: Sequence[Told]) -> KVCache:
-    """The teacher's cache of `told` as one over the student's tokens: its `places` picked, the teacher's RoPE taken off,
-    under the student's mask and at its positions. Latent steps after what was read follow as they are. What was told in
-    the student's own ids is such a cache already."""
+    """The teacher's cache of `told` as one over the student's tokens: its `places` picked, its RoPE taken off, under
+    the student's mask and at its positions. Latent steps after what was read follow as they are. What was told in the
+    student's own ids is such a cache already."""
     aligned = [one for one in told if isinstance(one, Aligned)]
     if not aligned:
         return state

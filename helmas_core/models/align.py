@@ -49,7 +49,7 @@ def align(teacher: Sequence[Span], student: Sequence[Span]) -> list[int]:
     alike. A character that no teacher token holds belongs to the token before it. DataError without teacher tokens."""
     if student and not teacher:
         raise DataError("the teacher's tokenizer makes no token of this text", fix="leave it out")
-    return _places(tiled(teacher), tiled(student))
+    return _places(_rising(teacher), _rising(student))
 
 
 def align_parts(teacher: Tokenised, student: Tokenised) -> Alignment:
@@ -57,7 +57,7 @@ def align_parts(teacher: Tokenised, student: Tokenised) -> Alignment:
     the other's, first to first and last to last: what a model keeps of its very first token is like no other."""
     if student.tokens and not teacher.tokens:
         raise DataError("the teacher's tokenizer makes no token of this text", fix="leave it out")
-    t, s = tiled(teacher.tokens), tiled(student.tokens)
+    t, s = _rising(teacher.tokens), _rising(student.tokens)
     parts = _parts_of(t, teacher.shared), _parts_of(s, student.shared)
     places: list[int] = []
     ends, counts = [0] * len(t), Counter[str]()
@@ -69,14 +69,13 @@ def align_parts(teacher: Tokenised, student: Tokenised) -> Alignment:
             ends[theirs.start : theirs.stop] = [before] * len(theirs)
             continue
         shift = student.shared[part // 2][0] - teacher.shared[part // 2][0]
-        moved, cut = [(begin + shift, end + shift) for begin, end in t], s[ours.start : ours.stop]
-        found = _places(moved, cut)
+        moved, cut = _shifted(t, shift), slice(ours.start, ours.stop)
+        found = _places(moved, s[cut])
         places += found
         ends[theirs.start : theirs.stop] = [end for _, end in moved[theirs.start : theirs.stop]]
-        counts.update(_kinds(moved, cut, found))
+        counts.update(_kinds(_shifted(tiled(t), shift), tiled(s)[cut], found))
     places = list(accumulate(places, max))
-    begins = [begin for begin, _ in s]
-    told = [ends[place] <= begin for place, begin in zip(places, begins[1:], strict=False)]
+    told = [ends[place] <= begin for place, (begin, _) in zip(places, tiled(s)[1:], strict=False)]
     return Alignment(tuple(places), (True, *told, True), **counts)
 
 
@@ -89,13 +88,19 @@ def shares(alignments: Iterable[Alignment]) -> dict[str, Any]:
 
 
 def tiled(tokens: Sequence[Span]) -> list[Span]:
-    """Spans in which ends never fall and no character is left out before a token: some tokenizers give a space to a
-    word, others to none, and a normalizer may change the order of marks."""
-    tiles, reached = list[Span](), 0
-    for begin, end in tokens:
-        tiles.append((min(begin, reached), max(end, reached)))
-        reached = tiles[-1][1]
-    return tiles
+    """Spans that leave no character out before a token: some tokenizers give a space to its word, others to none."""
+    ends = [0, *(end for _, end in tokens)]
+    return [(min(begin, before), end) for (begin, end), before in zip(tokens, ends, strict=False)]
+
+
+def _rising(tokens: Sequence[Span]) -> list[Span]:
+    """Spans whose ends never fall; a normalizer may change the order of marks."""
+    ends = accumulate((end for _, end in tokens), max)
+    return [(begin, end) for (begin, _), end in zip(tokens, ends, strict=True)]
+
+
+def _shifted(tokens: Sequence[Span], by: int) -> list[Span]:
+    return [(begin + by, end + by) for begin, end in tokens]
 
 
 def _places(teacher: Sequence[Span], student: Sequence[Span]) -> list[int]:
