@@ -1,4 +1,4 @@
-"""Small fast tokenizers that cut the same text in really different ways, and a pair whose models read by two of them."""
+"""Small fast tokenizers that cut the same text in really different ways, and a pair that reads by two of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 @lru_cache
 def unigram() -> PreTrainedTokenizerFast:
-    """Pieces of words with the space before them, after NFKC, as in SentencePiece; what it does not know is one token."""
+    """Pieces of words with the space before them, after NFKC, as in SentencePiece; what is unknown is one token."""
     made = Tokenizer(models.Unigram())
     made.normalizer = normalizers.NFKC()
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()

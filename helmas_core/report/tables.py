@@ -101,8 +101,9 @@ def facts(report: Record) -> dict[str, str]:
     how = {key.replace("_", " "): manifest.get(key) for key in wanted}
     versions = manifest.get("versions") or {}
     software = ", ".join(f"{name} {versions[name]}" for name in ("helmas", "torch", "transformers") if name in versions)
-    overlap = {name: str(value) for name, value in flat({"overlap": report.get("overlap") or {}}).items()}
-    rows = {**sides, "bridge": made, **parameters, **how, **overlap, "software": software}
+    found = {name: report.get(name) or {} for name in ("alignment", "overlap")}
+    shown = {name: str(value) for name, value in flat(found).items()}
+    rows = {**sides, "bridge": made, **parameters, **how, **shown, "software": software}
     return {
         name: number(value) if not isinstance(value, str) else value
         for name, value in rows.items()

@@ -1,4 +1,4 @@
-"""Alignment across tokenizers: total, monotone, within bounds, by the characters of the text, and blind to what follows."""
+"""Alignment across tokenizers: total, monotone, within bounds, by characters of the text, blind to what follows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,22 @@ from tests.foreign import TOKENIZERS, byte_level, unigram, word_piece
 
 pytestmark = pytest.mark.unit
 EXAMPLES = int(os.environ.get("HELMAS_ALIGN_EXAMPLES", "100"))
-NASTY = ["👩‍👩‍👧", "👋🏽", "🇩🇪", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "你好", "世界", "日本語", "한국", "e\u0301", "a\u0323\u0308", "\u0301", "ﬁ", "Ⅷ", "½"]
+NASTY = [
+    "👩‍👩‍👧",
+    "👋🏽",
+    "🇩🇪",
+    "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "你好",
+    "世界",
+    "日本語",
+    "한국",
+    "e\u0301",
+    "a\u0323\u0308",
+    "\u0301",
+    "ﬁ",
+    "Ⅷ",
+    "½",
+]
 SPACES = [" ", "   ", "\t\t", "\n", "\n\n  \n", "\u00a0", "\u3000", "\r\n", "\u2028", "\u200b"]
 CONTROL = ["\x00", "\x07", "\x1b", "\x7f", "\x85", "\ufeff", "\u200d", "\ufffd", "<|end|>", "<s>", "[UNK]"]
 WORDS = ["the", "seat", "numbers", "Kolor", "821", "copy-editor", "café", "naïve", "x", ".", ",", "42"]
