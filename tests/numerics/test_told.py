@@ -298,6 +298,9 @@ def test_a_talk_says_what_it_says_from_scratch(pair: Pair, mode: str, handoff: s
         expected, turn = fresh.ask(question), talk.ask(question)
         assert (turn.text, turn.tokens, turn.reasoning) == (expected.text, expected.tokens, expected.reasoning)
         assert turn.new + turn.kept == expected.new + expected.kept
+        assert talk.handed is not None and fresh.handed is not None
+        for one, two in zip(talk.handed.state.keys, fresh.handed.state.keys, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
         assert turn.new < expected.new or talk.thinks or len(talk.turns) == 1  # what the teacher had read was kept
     assert talk.compare().keys() == {"student", "bridge", "teacher"}
 
