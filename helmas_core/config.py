@@ -68,6 +68,9 @@ class PairConfig(Section):
     student: str = Field(default="Qwen/Qwen3-1.7B", description="what answers: likewise, or lab:student")
     teacher_revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
     student_revision: str | None = Field(default=None, description="likewise")
+    min_alignment: Fraction = Field(
+        default=0.5, description="of the student's tokens, how many must be one token of an unlike teacher tokenizer"
+    )
     teacher_bits: Literal[4] | None = Field(default=None, description="load the teacher's weights in so many bits")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="of both models; auto: bf16 or fp16 on a GPU, fp32 on a CPU"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from helmas_core.data.prompts import terse, without_last_step
 from helmas_core.errors import CacheError, ConfigError
 from helmas_core.evaluation.arms import stopped
 from helmas_core.handoff.reasoning import end_of_thought
+from helmas_core.handoff.told import Told, Written, ids_of, joined, tell
 from helmas_core.models.cache import KVCache
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import generate, sampler
@@ -26,12 +28,13 @@ from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import decode, encode, encode_start, endings, pad_left
 from helmas_core.reading import BridgedReader, Reader
 from helmas_core.transcript import Exchange, Settings, Transcript, read_transcript, write_transcript
-from helmas_core.turns import render_turns
+from helmas_core.turns import render_turns, shared_spans
 
 CUE = "\nThe final answer is:"
 _TAIL = 24  # tokens that surely hold the words a thought ends with
 Say = Callable[[str], None]
 Ids = list[int]
+Pieces = list[tuple[str, Ids]]
 
 
 def _silent(_piece: str) -> None:
@@ -66,7 +69,8 @@ class Conversation:
         self.turns: list[Exchange] = []
         self.thinks = config.data.handoff == "reasoning"
         hidden = () if bridge is None else bridge.hidden
-        self.teacher, self.student = Reader(pair.teacher, pair.pad, hidden), Reader(pair.student, pair.pad)
+        self.teacher = Reader(pair.teacher, pair.as_teacher.pad, hidden)
+        self.student = Reader(pair.student, pair.pad)
         self.handed = None if bridge is None else BridgedReader(pair, bridge, self.teacher, self.student, notify)
         self._told: set[str] = set()
         self._source: Ids = []
@@ -149,14 +153,18 @@ class Conversation:
             "hand-off": f"{data.handoff}, last step {'cut' if data.cut_last_step else 'kept'}",
         }
 
+    def _view(self, member: Member) -> Pair:
+        """The pair with the tokenizer and template of `member`."""
+        return self.pair.as_teacher if member is self.pair.teacher else self.pair
+
     def _answer(self, who: str, text: str, before: Sequence[Exchange], say: Say) -> Turn:
-        source, query = self._prompt(text, before)
         turn, begin = Turn(""), clock(self.pair.device)
         try:
             if who == "bridge":
                 self._over_the_bridge(turn, text, before, say)
             else:
                 reader = self.teacher if who == "teacher" else self.student
+                source, query = self._prompt(self._view(reader.member), text, before)
                 self._write(turn, reader.member, self._read(turn, reader, [*source, *query]), say, len(before))
         finally:
             turn.seconds["total"] = clock(self.pair.device) - begin
@@ -164,16 +172,15 @@ class Conversation:
 
     def _over_the_bridge(self, turn: Turn, text: str, before: Sequence[Exchange], say: Say) -> None:
         assert self.bridge is not None and self.handed is not None
-        source, query = self._prompt(text, before)
-        if self.thinks:
-            query = query + self._think(turn, text, before)
-            source, query = source + query, encode(self.pair.tokenizer, CUE)
-        self._check_length(len(source) + len(query))
+        thought = self._think(turn, text, before) if self.thinks else None
+        *own, (_, query) = self._pieces(self.pair, text, before, thought)
+        source, told = _joined(own), self._tell(own, text, before, thought)
+        self._check_length(max(len(source), len(ids_of(told))) + len(query))
         if len(source) > (limit := self.config.data.max_source_tokens):
             self._note_once(f"longer than what the bridge was trained on (data.max_source_tokens = {limit})")
-        cache = self.handed.read(source)
+        cache = self.handed.read(source, told)
         turn.seconds |= self.handed.seconds
-        turn.new, turn.kept = self.teacher.new, len(source) - self.teacher.new
+        turn.new, turn.kept = self.teacher.new, len(ids_of(told)) - self.teacher.new
         self._source = source
         with self.bridge.adapted(self.handed.state):
             self._write(turn, self.pair.student, (cache, query), say, len(before), self.thinks)
@@ -185,31 +192,57 @@ class Conversation:
         turn.new, turn.kept = reader.new, len(ids) - 1 - reader.new
         return cache, ids[-1:]
 
-    def _prompt(self, text: str, before: Sequence[Exchange]) -> tuple[Ids, Ids]:
-        """(what the teacher reads, what opens the answer) as ids."""
-        earlier, template = [(turn.question, turn.answer) for turn in before], self.pair.template
-        source, query = render_turns(template, text, earlier, self.system)
-        return encode_start(self.pair.tokenizer, source, template), encode(self.pair.tokenizer, query)
+    def _prompt(self, view: Pair, text: str, before: Sequence[Exchange]) -> tuple[Ids, Ids]:
+        """(what is read, what opens the answer) as ids of `view`."""
+        (_, source), (_, query) = self._pieces(view, text, before)
+        return source, query
 
-    def _think(self, turn: Turn, text: str, before: Sequence[Exchange]) -> Ids:
-        """The teacher's own reasoning as ids. It is asked to be terse; what is handed over does not hold that wish."""
+    def _pieces(
+        self, view: Pair, text: str, before: Sequence[Exchange], thought: str | None = None
+    ) -> list[tuple[str, Ids]]:
+        """The pieces of a hand-off and at last what opens the answer, each as text and as ids of `view`."""
+        earlier = [(turn.question, turn.answer) for turn in before]
+        source, query = render_turns(view.template, text, earlier, self.system)
+        later = [query] if thought is None else [query, thought, CUE]
+        opening = encode_start(view.tokenizer, source, view.template)
+        return [(source, opening), *((piece, encode(view.tokenizer, piece)) for piece in later)]
+
+    def _tell(self, own: Pieces, text: str, before: Sequence[Exchange], thought: str | None) -> Told:
+        """What the teacher reads for the student's `own` pieces."""
+        if self.pair.codec is None:
+            return tuple(_joined(own))
+        if (self.pair.codec.template is None) != (self.pair.template is None):
+            fix = "set data.chat_template = false"
+            raise ConfigError("only one of the models has a chat template", where="data.chat_template", fix=fix)
+        said = [self.system, *(part for turn in before for part in (turn.question, turn.answer)), text]
+        parts: list[Told] = []
+        for (theirs, ids), (ours, known) in zip(
+            self._pieces(self.pair.as_teacher, text, before, thought), own, strict=False
+        ):
+            spans = shared_spans(theirs, ours, said)
+            parts.append(tell(self.pair, Written(theirs, ids, spans[0]), Written(ours, known, spans[1])))
+        return reduce(joined, parts)
+
+    def _think(self, turn: Turn, text: str, before: Sequence[Exchange]) -> str:
+        """The teacher's own reasoning. It is asked to be terse; what is handed over does not hold that wish."""
         begin, end = clock(self.pair.device), end_of_thought(CUE)
-        source, query = self._prompt(f"{terse(CUE)}\n\n{text}", before)
+        view = self.pair.as_teacher
+        source, query = self._prompt(view, f"{terse(CUE)}\n\n{text}", before)
         cache, last = self._read(turn, self.teacher, [*source, *query])
         written = generate(
             self.pair.teacher.model,
             cache,
-            *pad_left([last], self.pair.pad, self.pair.device),
+            *pad_left([last], view.pad, view.device),
             self.settings.reasoning_tokens,
-            ends=endings(self.pair.tokenizer),
-            finished=lambda row: end.search(str(self.pair.tokenizer.decode(row[-_TAIL:]))) is not None,
+            ends=endings(view.tokenizer),
+            finished=lambda row: end.search(str(view.tokenizer.decode(row[-_TAIL:]))) is not None,
             choose=sampler(self.settings.temperature, self._seed(len(before))),
         ).tokens[0]
-        thought = end.split(decode(self.pair.tokenizer, written), maxsplit=1)[0].strip()
+        thought = end.split(decode(view.tokenizer, written), maxsplit=1)[0].strip()
         cut = self.config.data.cut_last_step and bool(thought)  # as the bridge was trained
         turn.reasoning = without_last_step(thought) if cut else thought
         turn.seconds["teacher thinks"] = clock(self.pair.device) - begin
-        return encode(self.pair.tokenizer, turn.reasoning)
+        return turn.reasoning
 
     def _seed(self, index: int) -> int:
         """Of the turn's own draws, so that a turn that is taken back or loaded is answered as it was."""
@@ -225,14 +258,15 @@ class Conversation:
         one_line: bool = False,
     ) -> None:
         """Let `member` go on from (cache, ids); what it says goes to `say` and `turn`, up to a KeyboardInterrupt."""
-        begin, said, tokens = clock(self.pair.device), "", list[int]()
-        stop = ("\n",) if self.pair.template is None or one_line else ()
+        pair = self._view(member)
+        begin, said, tokens = clock(pair.device), "", list[int]()
+        stop = ("\n",) if pair.template is None or one_line else ()
 
         def stream(_: int, token: int) -> None:
             nonlocal said
             tokens.append(token)
-            text = decode(self.pair.tokenizer, tokens)
-            if not text.endswith("\ufffd") and not stopped(self.pair, tokens, stop):
+            text = decode(pair.tokenizer, tokens)
+            if not text.endswith("\ufffd") and not stopped(pair, tokens, stop):
                 piece, said = text[len(said) :], text  # before it is shown: an interrupt must not show it twice
                 say(piece)
 
@@ -241,20 +275,20 @@ class Conversation:
             tokens = generate(
                 member.model,
                 cache,
-                *pad_left([ids], self.pair.pad, self.pair.device),
+                *pad_left([ids], pair.pad, pair.device),
                 self.settings.max_new_tokens,
-                ends=endings(self.pair.tokenizer),
-                finished=lambda row: stopped(self.pair, row, stop),
+                ends=endings(pair.tokenizer),
+                finished=lambda row: stopped(pair, row, stop),
                 on_token=stream,
                 choose=sampler(self.settings.temperature, self._seed(index)),
             ).tokens[0]
         except KeyboardInterrupt:  # every cache that is kept was complete before the first word
             turn.stopped = True
-        whole = _before(stop, decode(self.pair.tokenizer, tokens))
+        whole = _before(stop, decode(pair.tokenizer, tokens))
         whole = whole.rstrip("\ufffd") if turn.stopped else whole
         say(whole[len(said) :])  # what came with the stop, or waited for the rest of a character
         turn.text, turn.tokens = whole.strip(), len(tokens)
-        turn.seconds["answer"] = clock(self.pair.device) - begin
+        turn.seconds["answer"] = clock(pair.device) - begin
 
     def _check_length(self, tokens: int) -> None:
         """CacheError where a model has no position for the prompt; a note where it goes beyond what it learnt."""
@@ -269,6 +303,10 @@ class Conversation:
         if text not in self._told:
             self._told.add(text)
             self.notify(text)
+
+
+def _joined(pieces: Pieces) -> Ids:
+    return [id for _, ids in pieces for id in ids]
 
 
 def _before(stop: Sequence[str], text: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from jinja2 import TemplateError
 
 from helmas_core.errors import ConfigError
+from helmas_core.models.align import Span
 from helmas_core.models.tokens import ChatTemplate
 
 _SENTENCE = re.compile(r"(?<=[.;!?\n])\s*(?=\S)")
@@ -26,6 +28,23 @@ def render_turns(template: ChatTemplate | None, text: str, earlier: Turns, syste
     if system.strip() not in source:
         raise refusal
     return source, query
+
+
+def shared_spans(first: str, second: str, said: Sequence[str]) -> tuple[list[Span], list[Span]]:
+    """What two renderings of a conversation share: all of them if they are the same, else what was `said`, in its order
+    and where both have it word for word. The last of it is the last in its rendering."""
+    if first == second:
+        return [(0, len(first))], [(0, len(second))]
+    spans: tuple[list[Span], list[Span]] = ([], [])
+    ends = (0, 0)
+    for content in filter(None, said):
+        find = str.rfind if content is said[-1] else str.find
+        begins = find(first, content, ends[0]), find(second, content, ends[1])
+        if min(begins) >= 0:
+            ends = begins[0] + len(content), begins[1] + len(content)
+            for side, span in zip(spans, zip(begins, ends, strict=True), strict=True):
+                side.append(span)
+    return spans
 
 
 def plain(text: str, earlier: Turns) -> tuple[str, str]:

@@ -216,5 +216,8 @@ def check_pair(stored: Mapping[str, Any], pair: Mapping[str, Any], where: str) -
             if theirs.get(key) != ours[key]:
                 what = f"made for another pair: {side} {key} is {theirs.get(key)}, this one has {ours[key]}"
                 raise CheckpointError(what, where=where, fix=_right_model(side, theirs.get("id"), ours.get("id")))
-    if stored.get("tokenizer") != pair["tokenizer"]:
-        raise CheckpointError("made for another tokenizer", where=where, fix="use the pair that it was trained with")
+    for side in ("tokenizer", "teacher_tokenizer"):  # the teacher's is named where it is another one
+        theirs, ours = (document.get(side, document.get("tokenizer")) for document in (stored, pair))
+        if theirs != ours:
+            what = f"made for another {side.replace('_', ' ')}"
+            raise CheckpointError(what, where=where, fix="use the pair that it was trained with")

@@ -63,7 +63,7 @@ class ModulesBridge(Bridge):
         self.adapter = nn.Sequential(narrow, nn.GELU(), wide)
         self.places = places(student.layers, options.layers)
         self.attentions = nn.ModuleList(CrossAttention(width, options) for _ in self.places)
-        words = min(teacher.vocab_size, student.vocab_size)  # the student reads what it writes, and knows no others
+        words = student.vocab_size  # it reads what it writes, and knows no others
         self.head = OutputHead(width, words, bias=False) if options.output_head else None
 
     def forward(self, state: KVCache, own: KVCache | None = None) -> KVCache:
@@ -99,7 +99,7 @@ class ModulesBridge(Bridge):
 
     @torch.no_grad()
     def fit(self, batches: Sequence[tuple[KVCache, KVCache]]) -> dict[str, Any]:  # noqa: ARG002 - nothing is fitted
-        """A new output head starts as the student's own, word by word: both models share a tokenizer."""
+        """A new output head starts as the student's own, word by word."""
         if self.head is None:
             return {"start": "random"}
         known: Tensor = self.student.get_output_embeddings().weight  # pyright: ignore[reportOptionalMemberAccess]

@@ -52,7 +52,11 @@ class StandardBridge(Bridge):
         if self.ropes is None:
             raise CacheError("the bridge has no models' angles", fix="call bridge.attach(pair) first")
         rope: Rope = self.ropes[side]
-        keys, values = (rope.unrotate(cache) if self.takes_rope_off else cache).stacked()
+        if cache.rotated and self.takes_rope_off:
+            cache = rope.unrotate(cache)
+        elif not (cache.rotated or self.takes_rope_off):
+            cache = rope.rotate(cache)
+        keys, values = cache.stacked()
         return keys.float(), values.float()
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from helmas_core.data.item import Item
 from helmas_core.data.parse import LETTERS
 from helmas_core.data.tasks import Task
 from helmas_core.errors import ConfigError, DataError
+from helmas_core.models.align import Span
 
 Handoff = Literal["prompt", "reasoning", "latent"]  # a latent one reads what a prompt one does
 Scaffold = Literal["default", "plain"]
@@ -37,6 +38,7 @@ class Prompt:
 
     `target` is the gold continuation; `stop` ends generation; `choices` are the letters as continuations, or empty.
     `reasoning` is the part of `source` that tells of it, "" where nothing was left, None where none is taken.
+    `shared` are the characters of `source` that are the item's, in order; the rest is the template's.
     """
 
     source: str
@@ -46,6 +48,7 @@ class Prompt:
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     reasoning: str | None = field(default=None, compare=False)  # says nothing that `source` does not
+    shared: tuple[Span, ...] = field(default=(), compare=False)
 
 
 def question_text(item: Item) -> str:
@@ -97,7 +100,7 @@ def render(
     Raises DataError for an item that takes reasoning and has none, unless it has private text to hand over.
     """
     if task.kind == "text":
-        return Prompt(source=item.private, query="", alone="", target="")
+        return Prompt(source=item.private, query="", alone="", target="", shared=((0, len(item.private)),))
     item, cue = _worded(task, item, scaffold)
     wanted = takes_reasoning(item, handoff) and (task.reasons or reasoning is not None or bool(item.reasoning))
     whole = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
@@ -105,17 +108,17 @@ def render(
     opening, header = _user_turn(template, question_text(item))
     alone = opening + _after(header, cue)
     if thought:
-        source, query = _with_reasoning(item, thought, cue, template)
+        source, query, shared = _with_reasoning(item, thought, cue, template)
     elif item.private:
-        source, query = _private(item, cue, template)
+        source, query, shared = _private(item, cue, template)
     elif wanted and reasoning is None and not whole:
         fix = 'set data.handoff = "prompt", or data.reasoning = "generate"'
         raise DataError("the item has no reasoning to hand over", where=item.id, fix=fix)
     else:
-        source, query = _prompt_only(task, opening + header, cue)
+        source, query, shared = _prompt_only(task, opening, header, cue, _last(opening, question_text(item)))
     choices = tuple(task.gap + letter for letter in LETTERS[: len(item.choices)])
     told = thought if wanted else None
-    return Prompt(source, query, alone, task.gap + item.answer, task.stop, choices, told)
+    return Prompt(source, query, alone, task.gap + item.answer, task.stop, choices, told, shared)
 
 
 def _worded(task: Task, item: Item, scaffold: Scaffold) -> tuple[Item, str]:
@@ -125,21 +128,33 @@ def _worded(task: Task, item: Item, scaffold: Scaffold) -> tuple[Item, str]:
     return replace(item, question=f"Q: {item.question.strip()}"), "\nA:"
 
 
-def _private(item: Item, cue: str, template: Template | None) -> tuple[str, str]:
+def _private(item: Item, cue: str, template: Template | None) -> tuple[str, str, tuple[Span, ...]]:
     private, question = item.private.strip(), f"\n{question_text(item)}"
     opening, header = _user_turn(template, private + question)
-    return opening.removesuffix(question), question + _after(header, cue)
+    source = opening.removesuffix(question)
+    return source, question + _after(header, cue), (_last(source, private),)
 
 
-def _prompt_only(task: Task, head: str, cue: str) -> tuple[str, str]:
+def _prompt_only(task: Task, opening: str, header: str, cue: str, asked: Span) -> tuple[str, str, tuple[Span, ...]]:
     """All but the cue is handed over; of a letter's cue all but its last character, for the teacher to think on."""
+    head = opening + header
     query = _after(head, cue).removeprefix(head)
-    return (head + query[:-1], query[-1:]) if task.kind == "letters" else (head, query)
+    if task.kind != "letters":
+        return head, query, (asked,)
+    source = head + query[:-1]
+    return source, query[-1:], (asked, _last(source, query[:-1].lstrip("\n")))
 
 
-def _with_reasoning(item: Item, thought: str, cue: str, template: Template | None) -> tuple[str, str]:
-    opening, header = _user_turn(template, told_text(item))
-    return _after(opening + header, f"\n{thought}"), f"\n{cue.lstrip()}"
+def _with_reasoning(item: Item, thought: str, cue: str, template: Template | None) -> tuple[str, str, tuple[Span, ...]]:
+    told = told_text(item)
+    opening, header = _user_turn(template, told)
+    source = _after(opening + header, f"\n{thought}")
+    return source, f"\n{cue.lstrip()}", (_last(opening, told), _last(source, thought))
+
+
+def _last(text: str, part: str) -> Span:
+    """Where `part` stands at the end of `text`."""
+    return len(text) - len(part), len(text)
 
 
 def _after(head: str, tail: str) -> str:

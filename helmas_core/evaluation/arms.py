@@ -17,7 +17,8 @@ from helmas_core.errors import ConfigError
 from helmas_core.evaluation.controls import CHANGES, FILLER, halves
 from helmas_core.evaluation.costs import Ledger, real_bytes
 from helmas_core.handoff.examples import Example
-from helmas_core.handoff.states import Ids, States
+from helmas_core.handoff.states import States
+from helmas_core.handoff.told import Ids, Told, Written, fit, joined, tell
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
@@ -46,10 +47,10 @@ class Arms:
     ) -> None:
         self.pair, self.bridge, self.max_new_tokens = pair, bridge, max_new_tokens
         hidden = () if bridge is None else bridge.hidden
-        plain = States(pair.teacher, pair.pad, hidden=hidden), States(pair.student, pair.pad)
+        plain = States(pair.teacher, pair.as_teacher.pad, hidden=hidden), States(pair.student, pair.pad)
         self.teacher_states, self.student_states = states or plain
         self.reuses = states is not None
-        self.ends, self.seed = endings(pair.tokenizer), seed
+        self.seed = seed
         self.ledger, self.arm = Ledger(pair.device), ""
         self.filler = Filler(pair)
 
@@ -58,9 +59,9 @@ class Arms:
         self.ledger, self.arm = Ledger(self.pair.device), arm
         arms: dict[str, Callable[[Batch], Generation]] = {
             "student": lambda b: self._untold([e.alone for e in b.examples], b.examples),
-            "teacher": lambda b: self._teach(b.examples),
+            "teacher": lambda b: self._teach([e.as_teacher for e in b.examples]),
             "text": lambda b: self._read(self.pair.student, _texts(b.examples), b.examples),
-            "bridge": lambda b: self._hand_over(b.examples, [e.source for e in b.examples]),
+            "bridge": lambda b: self._hand_over(b.examples, _told(b.examples)),
             "deranged": lambda b: self._hand_over(b.examples, self._foreign(b)),
             "own": lambda b: self._inject(self._own(b.examples), b.examples),
             "filler": lambda b: self._hand_over(b.examples, self._neutral(b.examples)),
@@ -90,19 +91,20 @@ class Arms:
             state = self.teacher_states.read([e.source for e in examples])
         return self._generate(self.pair.teacher, state, [e.query for e in examples], examples)
 
-    def _hand_over(self, examples: Sequence[Example], sources: Sequence[Ids]) -> Generation:
-        """Both models read `sources` as they are; only what the student makes of the bridged cache is adapted."""
-        return self._go_on(*self._bridged(examples, sources), examples)
+    def _hand_over(self, examples: Sequence[Example], told: Sequence[Told]) -> Generation:
+        """Both models read as they are; only what the student makes of the bridged cache is adapted."""
+        return self._go_on(*self._bridged(examples, told), examples)
 
-    def _bridged(self, examples: Sequence[Example], sources: Sequence[Ids]) -> tuple[KVCache, KVCache]:
-        """What the teacher keeps of `sources`, and what the bridge makes of it."""
+    def _bridged(self, examples: Sequence[Example], told: Sequence[Told]) -> tuple[KVCache, KVCache]:
+        """What the teacher keeps of what it was `told`, and what the bridge makes of it."""
         bridge, ledger = self._required(), self.ledger
         with ledger.part("teacher_prefill"):
-            state = self.teacher_states.read(sources)
+            state = self.teacher_states.read(told)
         own = self._own(examples) if bridge.mode == "fuse" else None
         with ledger.part("bridge"):
             cache = bridge(state, own)
-        ledger.teacher_bytes, ledger.bridged_bytes = real_bytes(state), real_bytes(cache, self.pair.student.model.dtype)
+        dtypes = (member.model.dtype for member in (self.pair.teacher, self.pair.student))
+        ledger.teacher_bytes, ledger.bridged_bytes = map(real_bytes, (state, cache), dtypes)
         return state, cache
 
     def _go_on(self, state: KVCache, cache: KVCache, examples: Sequence[Example]) -> Generation:
@@ -118,18 +120,18 @@ class Arms:
         with self.ledger.part("student_prefill"):
             return self.student_states.read([e.source for e in examples])
 
-    def _neutral(self, examples: Sequence[Example]) -> list[Ids]:
+    def _neutral(self, examples: Sequence[Example]) -> list[Told]:
         return [self.filler.like(example.source) for example in examples]
 
     def _changed(self, name: str, examples: Sequence[Example]) -> Generation:
         self._refuse_open(name)
         sources = [example.source for example in examples]
-        state, cache = self._bridged(examples, sources)
+        state, cache = self._bridged(examples, _told(examples))
         return self._go_on(state, CHANGES[name](cache, self.pair.student.rope, sources, self.seed), examples)
 
     def _half(self, examples: Sequence[Example], keys: bool) -> Generation:
         self._refuse_open("k_only" if keys else "v_only")
-        state, item = self._bridged(examples, [example.source for example in examples])
+        state, item = self._bridged(examples, _told(examples))
         _, neutral = self._bridged(examples, self._neutral(examples))
         return self._go_on(state, halves(item, neutral) if keys else halves(neutral, item), examples)
 
@@ -150,41 +152,44 @@ class Arms:
             return self._inject(self._own(examples), examples)
         return self._untold([example.query for example in examples], examples)
 
-    def _foreign(self, batch: Batch) -> list[Ids]:
-        """The donors' sources; cut or repeated to the same length where own and foreign states are fused."""
+    def _foreign(self, batch: Batch) -> list[Told]:
+        """What the donors tell; cut or repeated to the same length where own and foreign states are fused."""
         if self.bridge is None or self.bridge.mode != "fuse":
-            return [donor.source for donor in batch.donors]
-        return [fit(donor.source, len(e.source)) for e, donor in zip(batch.examples, batch.donors, strict=True)]
+            return _told(batch.donors)
+        return [fit(donor.told, len(e.source)) for e, donor in zip(batch.examples, batch.donors, strict=True)]
 
     def _generate(
         self, member: Member, cache: KVCache | None, prompts: Sequence[Ids], examples: Sequence[Example]
     ) -> Generation:
         letters = all(example.choices for example in examples)
+        pair = self.pair.as_teacher if self.arm == "teacher" else self.pair
         with self.ledger.generating("teacher" if self.arm == "teacher" else "student") as read:
             return generate(
                 member.model,
                 cache,
-                *pad_left(prompts, self.pair.pad, self.pair.device),
+                *pad_left(prompts, pair.pad, pair.device),
                 1 if letters else self.max_new_tokens,
-                ends=self.ends,
-                finished=lambda tokens: stopped(self.pair, tokens, examples[0].stop),
+                ends=endings(pair.tokenizer),
+                finished=lambda tokens: stopped(pair, tokens, examples[0].stop),
                 allowed=[example.choices for example in examples] if letters else None,
                 on_prefill=read,
             )
 
 
 class Filler:
-    """Neutral text as token ids, as long as it has to be; it opens as every source of the pair's does."""
+    """Neutral text, told as token ids, as long as it has to be; it opens as every source of the pair's does."""
 
     def __init__(self, pair: Pair) -> None:
-        start = pair.template("")[0] if pair.template else ""
-        opening = encode_start(pair.tokenizer, start, pair.template)
-        self.opening, self.text = tuple(opening), tuple(encode(pair.tokenizer, FILLER))
+        both = [(view, view.template("")[0] if view.template else "") for view in (pair.as_teacher, pair)]
+        theirs, own = (Written(start, encode_start(view.tokenizer, start, view.template), ()) for view, start in both)
+        self.start, self.opening = tuple(own.ids), tell(pair, theirs, own)
+        texts = (Written(FILLER, encode(view.tokenizer, FILLER), [(0, len(FILLER))]) for view, _ in both)
+        self.text = tell(pair, *texts)
 
-    def like(self, source: Ids) -> Ids:
-        """As many ids as `source`."""
-        opening = self.opening if source[: len(self.opening)] == self.opening else ()
-        return (opening + fit(self.text, len(source)))[: len(source)]
+    def like(self, source: Ids) -> Told:
+        """As many of the student's tokens as `source` has."""
+        text, opens = fit(self.text, len(source)), source[: len(self.start)] == self.start
+        return fit(joined(self.opening, text), len(source)) if opens else text
 
 
 def stopped(pair: Pair, tokens: Sequence[int], stop: Sequence[str]) -> bool:
@@ -197,9 +202,8 @@ def _texts(examples: Sequence[Example]) -> list[Ids]:
     return [example.source + example.query for example in examples]
 
 
-def fit(source: Ids, length: int) -> Ids:
-    """`source` cut or repeated to `length`; nothing where there is nothing to repeat."""
-    return (source * (length // max(1, len(source)) + 1))[:length]
+def _told(examples: Sequence[Example]) -> list[Told]:
+    return [example.told for example in examples]
 
 
 def batches(examples: Sequence[Example], size: int) -> list[Batch]:

@@ -25,7 +25,7 @@ def diagnose(config: Config, pair: Pair, bridge: Bridge, progress: Progress, cou
     progress.start("diagnose", len(examples))
     rows, masses = [], []
     for done, example in enumerate(examples, 1):
-        subject = Subject(list(example.source), list(example.query))
+        subject = Subject.of(example)
         caches = make_caches(pair, bridge, subject)
         sides = sides_of(pair, bridge, caches, subject)
         rows.append(compare(pair, bridge, caches, subject, sides))

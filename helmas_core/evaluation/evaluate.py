@@ -24,10 +24,11 @@ from helmas_core.evaluation.items import item_records
 from helmas_core.evaluation.statistics import paired_difference, wilson
 from helmas_core.evaluation.verdict import verdict
 from helmas_core.handoff.examples import Example, make_example
-from helmas_core.handoff.prepare import prepare
+from helmas_core.handoff.prepare import prepare, summary_of_alignment
 from helmas_core.handoff.reasoning import summary_of_thoughts
 from helmas_core.handoff.shelf import open_store
 from helmas_core.handoff.states import States, both_states
+from helmas_core.handoff.told import Ids
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
@@ -108,7 +109,7 @@ def evaluate(config: Config, pair: Pair, bridge: Bridge | None, progress: Progre
     for name in config.data.names():
         scored_task(name)
     examples = prepare(config, pair, config.eval.split, config.eval.limit, config.train.seed, progress)
-    if long := [e for e in examples if len(e.source) > config.data.max_source_tokens]:
+    if long := [e for e in examples if e.length > config.data.max_source_tokens]:
         fix = "raise data.max_source_tokens; no item is left out of an evaluation"
         raise DataError(f"{len(long)} of {len(examples)} sources are too long", where="data.max_source_tokens", fix=fix)
     return evaluate_examples(config, pair, bridge, examples, config.eval.arms, config.eval.split, progress)
@@ -150,7 +151,7 @@ def evaluate_examples(
                     gauge.reset()
                     begin = clock(pair.device)
                     written = runner.run(arm, group)
-                    tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued=True)
+                    tallies[arm].add(_by(pair, arm), group.examples, written, clock(pair.device) - begin, cued=True)
                     costs[arm].add(runner.ledger, group.examples, gauge.peak(), gauge.joules())
             progress.update(index * len(arms) + place + 1, arm=arm)
     progress.finish()
@@ -185,6 +186,11 @@ def _of_all(own: dict[str, Part], join: Callable[[Sequence[Part]], Part]) -> dic
     return {arm: join([part[arm] for part in found]) for arm in own}
 
 
+def _by(pair: Pair, arm: str) -> Pair:
+    """The pair with the tokenizer of the model that answers in `arm`."""
+    return pair.as_teacher if arm == "teacher" else pair
+
+
 def _judged(
     document: dict[str, Any], config: Config, pair: Pair, examples: Sequence[Example], tallies: dict[str, Tally]
 ) -> dict[str, Any]:
@@ -217,14 +223,14 @@ def read_once(
     states = both_states(pair, config.train, open_store(config.train, progress), hidden)
     translating = {"bridge", "deranged", *CONTROLS} & set(arms)
     needed = (translating or "teacher" in arms, "own" in arms or (translating and fusing))
-    for model, wanted, name in zip(states, needed, ("teacher", "student"), strict=True):
+    sources = ({e.as_teacher.source for e in examples}, {e.source for e in examples})
+    for model, wanted, read, name in zip(states, needed, sources, ("teacher", "student"), strict=True):
         if wanted:
-            _fill(model, examples, name, config, progress)
+            _fill(model, read, name, config, progress)
     return states
 
 
-def _fill(states: States, examples: Sequence[Example], name: str, config: Config, progress: Progress) -> None:
-    sources = {example.source for example in examples}
+def _fill(states: States, sources: set[Ids], name: str, config: Config, progress: Progress) -> None:
     progress.start(f"{name} reads", len(sources))
     done = 0
 
@@ -243,7 +249,8 @@ def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
     for name in data.names():
         task = scored_task(name)
         items = load_items(task, config.eval.split, config.eval.limit, config.train.seed, data.data_dir)
-        examples += [make_example(pair, task, item, baseline_prompt(task, item, pair.template)) for item in items]
+        prompts = [[baseline_prompt(task, item, v.template) for v in (pair, pair.as_teacher)] for item in items]
+        examples += [make_example(pair, task, i, p, told=told) for i, (p, told) in zip(items, prompts, strict=True)]
     tallies = {"student": Tally(), "teacher": Tally()}
     groups = batches(examples, config.eval.batch)
     warm_up(pair, None, ("student", "teacher"), groups[0])
@@ -251,10 +258,11 @@ def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
     progress.start("baseline", 2 * len(own))
     for index, group in enumerate(own):
         for place, (arm, member) in enumerate((("student", pair.student), ("teacher", pair.teacher))):
+            asked = [example.as_teacher for example in group.examples] if arm == "teacher" else group.examples
             begin = clock(pair.device)
-            written = _alone(config, pair, member, group.examples)
+            written = _alone(config, _by(pair, arm), member, asked)
             cued = not group.examples[0].task.reasons
-            tallies[arm].add(pair, group.examples, written, clock(pair.device) - begin, cued)
+            tallies[arm].add(_by(pair, arm), group.examples, written, clock(pair.device) - begin, cued)
             progress.update(2 * index + place + 1, arm=arm)
     progress.finish()
     tallies = _of_all(tallies, Tally.joined)
@@ -311,6 +319,7 @@ def _document(
         "contrasts": contrasts(tallies, config.train.seed),
         "agreement": agreement(tallies),
         "reasoning": summary_of_thoughts(examples),
+        **({} if pair.codec is None else {"alignment": summary_of_alignment(examples)}),
         "manifest": {
             "seed": config.train.seed,
             "scaffold": config.data.scaffold,

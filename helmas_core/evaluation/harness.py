@@ -55,6 +55,9 @@ class HarnessModel(LM):
     ) -> None:
         super().__init__()
         check_arm(arm)
+        if pair.codec is not None and arm != "student":
+            what = "the harness gives one tokenizer's ids, and the two models have different ones"
+            raise PairError(what, where=f"arm {arm}", fix="run it over student, or use helmas eval --dataset")
         self.pair, self.arm, self.batch, self.progress = pair, arm, batch, progress or Silent()
         self.tokenizer, self.answers = pair.tokenizer, Answers(pair, bridge, 0, seed=seed)
         self._device, self.truncated = pair.device, 0

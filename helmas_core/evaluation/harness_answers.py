@@ -20,7 +20,7 @@ from helmas_core.handoff.states import Ids
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import Generation, generate, sampler, score
 from helmas_core.models.pair import Member
-from helmas_core.models.tokens import decode, pad_left
+from helmas_core.models.tokens import decode, endings, pad_left
 
 normalize_gen_kwargs: Any = importlib.import_module("lm_eval.models.utils").normalize_gen_kwargs
 
@@ -100,4 +100,13 @@ class Answers(Arms):
             return how.cut(said) != said
 
         choose = sampler(how.temperature, self.seed)
-        return generate(member.model, cache, ids, mask, how.limit, ends=self.ends, finished=finished, choose=choose)
+        return generate(
+            member.model,
+            cache,
+            ids,
+            mask,
+            how.limit,
+            ends=endings(self.pair.tokenizer),
+            finished=finished,
+            choose=choose,
+        )

@@ -19,30 +19,42 @@ from helmas_core.evaluation.measure import cache_figures, cosines, rms_ratios
 from helmas_core.evaluation.positions import position_figures, token_text
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.prepare import prepare, prepare_item
+from helmas_core.handoff.told import Aligned, Told, Written, ids_of, over_student, tell
+from helmas_core.models.align import tiled
 from helmas_core.models.backends import open_backend
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import forward
 from helmas_core.models.pair import Pair
 from helmas_core.models.record import record_queries
-from helmas_core.models.tokens import encode, pad_left
+from helmas_core.models.tokens import encode, offsets, pad_left
 from helmas_core.progress import Silent
 from helmas_core.training.losses import attention_output
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at: the ids that are handed over, and those that the student reads after them."""
+    """What is looked at: the ids that are handed over, and those that are read after them. `told` is what the teacher
+    reads of the source, `asked` what it reads of the query."""
 
     source: list[int]
     query: list[int]
+    told: Told
+    asked: list[int]
     item: str | None = None
+
+    @classmethod
+    def of(cls, example: Example) -> Subject:
+        asked = list(example.as_teacher.query)
+        return cls(list(example.source), list(example.query), example.told, asked, example.item.id)
 
 
 @dataclass(frozen=True)
 class Caches:
-    """Three caches of one source: the teacher's, the student's own, and what the bridge made of the first."""
+    """Three caches of one source: the teacher's, the student's own, and what the bridge made of `told`, which is the
+    teacher's over the student's tokens."""
 
     teacher: KVCache
+    told: KVCache
     own: KVCache
     bridged: KVCache | None
 
@@ -96,13 +108,27 @@ def subject_of(config: Config, pair: Pair, text: str | None, item: str | None) -
     if text is None:
         example = _example(config, pair, item)
         if example.query:
-            return Subject(list(example.source), list(example.query), example.item.id)
+            return Subject.of(example)
         text = example.item.private
     ids = encode(pair.tokenizer, text)
     if len(ids) < 3:
         raise DataError(f"{len(ids)} tokens are too few to inspect", where="--prompt", fix="give a sentence or more")
     cut = max(2, len(ids) - max(1, len(ids) // 10))
-    return Subject(ids[:cut], ids[cut:])
+    if pair.codec is None:
+        return Subject(ids[:cut], ids[cut:], tuple(ids[:cut]), ids[cut:])
+    return _parted(pair, text, tiled(offsets(pair.tokenizer, text, len(ids)))[cut - 1][1])
+
+
+def _parted(pair: Pair, text: str, at: int) -> Subject:
+    """`text` cut before the character `at`, each part in both models' own tokens."""
+    (source, query), (told, asked) = (
+        [encode(view.tokenizer, part) for part in (text[:at], text[at:])] for view in (pair, pair.as_teacher)
+    )
+    if not (query and told and asked):
+        raise DataError("nothing is left to be read after the source", where="--prompt", fix="give a sentence or more")
+    whole = [(0, at)]
+    aligned = tell(pair, Written(text[:at], told, whole), Written(text[:at], source, whole))
+    return Subject(source, query, aligned, asked)
 
 
 def _example(config: Config, pair: Pair, item: str | None) -> Example:
@@ -113,19 +139,22 @@ def _example(config: Config, pair: Pair, item: str | None) -> Example:
 
 def make_caches(pair: Pair, bridge: Bridge | None, subject: Subject) -> Caches:
     """Both models read the source; the bridge translates."""
-    read = pad_left([subject.source], pair.pad, pair.device)
-    state, own = pair.teacher.read(*read, () if bridge is None else bridge.hidden), pair.student.read(*read)
-    return Caches(state, own, None if bridge is None else bridge(state, own))
+    read, own = (pad_left([ids], pair.pad, pair.device) for ids in (ids_of(subject.told), subject.source))
+    state, own = pair.teacher.read(*read, () if bridge is None else bridge.hidden), pair.student.read(*own)
+    told = over_student(state, pair.teacher, [subject.told])
+    return Caches(state, told, own, None if bridge is None else bridge(told, own))
 
 
 def sides_of(pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject) -> dict[str, dict[str, Any]]:
     """Each cache by itself: figures by layer and head, and how its reader attends to it while it reads the query."""
     sides = {
-        "teacher": _side(caches.teacher, attention_weights(pair.teacher.model, caches.teacher, subject.query)),
+        "teacher": _side(caches.teacher, attention_weights(pair.teacher.model, caches.teacher, subject.asked)),
         "own": _side(caches.own, attention_weights(pair.student.model, caches.own, subject.query)),
     }
+    if isinstance(subject.told, Aligned):  # by the student's tokens, as the other sides are
+        sides["teacher"]["tokens"] = sides["teacher"]["tokens"][list(subject.told.places)]
     if bridge is not None and caches.bridged is not None:
-        with bridge.adapted(caches.teacher):
+        with bridge.adapted(caches.told):
             weights = attention_weights(pair.student.model, caches.bridged, subject.query)
         sides["bridged"] = _side(caches.bridged, weights)
     return sides
@@ -158,7 +187,7 @@ def compare(
         layers.append({"layer": index, **pairs, **empty, "heads": []})
     if bridge is not None and caches.bridged is not None:
         if caches.bridged.length == caches.own.length:
-            state = caches.teacher.first(caches.own.length)  # latent steps have no counterpart
+            state = caches.told.first(caches.own.length)  # latent steps have no counterpart
             _fill(layers, cosines(*bridge.compared(state, caches.own)), rms_ratios(caches.bridged, caches.own))
         _attend(layers, pair, caches.own, (caches.bridged, caches.own), subject.query)
     return layers
@@ -231,7 +260,7 @@ def _against(
     if isinstance(other, str):
         foreign = make_caches(pair, bridge, subject_of(config, pair, None, other)).bridged
     else:
-        foreign = other(caches.teacher, caches.own)
+        foreign = other(caches.told, caches.own)
     assert foreign is not None
     layers: list[dict[str, Any]] = [{**row, "heads": []} for row in cache_figures(foreign)]
     if foreign.length == caches.bridged.length:

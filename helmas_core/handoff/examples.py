@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helmas_core.data.item import Item
 from helmas_core.data.prompts import Prompt
 from helmas_core.data.tasks import Task
 from helmas_core.errors import DataError
+from helmas_core.handoff.told import Aligned, Told, Written, alignment_of
+from helmas_core.models.align import Alignment
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import encode, encode_start
 
@@ -36,6 +38,9 @@ class Example:
     `target` is the gold answer with its ending, empty for a text, which has no query either; `choices` are the single
     tokens that a letters task allows; `thought` is what the teacher wrote where it wrote the reasoning, `reasoning`
     that which `source` tells: "" where nothing was left of it, None where the hand-off takes none.
+
+    All ids are the student's. Where the teacher has a tokenizer of its own, `teachers` is the same item in its ids and
+    template, and `alignment` brings the two sources together.
     """
 
     item: Item
@@ -48,9 +53,49 @@ class Example:
     stop: tuple[str, ...]
     thought: Thought | None = None
     reasoning: str | None = None
+    teachers: Example | None = None
+    alignment: Alignment | None = None
+
+    @property
+    def as_teacher(self) -> Example:
+        """The item as the teacher reads and answers it."""
+        return self.teachers or self
+
+    @property
+    def told(self) -> Told:
+        """What the teacher reads to hand `source` over."""
+        if self.alignment is None:
+            return self.source
+        return Aligned(self.as_teacher.source, self.alignment.places)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the source, for whichever model has more of them."""
+        return max(len(self.source), len(self.as_teacher.source))
+
+    @property
+    def cuts(self) -> Sequence[int]:
+        """Where the source may be cut to go on with the rest: half of the shortest text on both sides, and where the
+        teacher's tokens up to there tell nothing of what comes after."""
+        least, alignment = SHORTEST_TEXT // 2, self.alignment
+        places = range(least, len(self.source) - least + 1)
+        return places if alignment is None else [place for place in places if alignment.open[place]]
 
 
-def make_example(pair: Pair, task: Task, item: Item, prompt: Prompt, thought: Thought | None = None) -> Example:
+def make_example(
+    pair: Pair, task: Task, item: Item, prompt: Prompt, thought: Thought | None = None, told: Prompt | None = None
+) -> Example:
+    """The item as the student reads it by `prompt` and, where its tokenizer is another one, the teacher by `told`."""
+    example = _example(pair, task, item, prompt, thought)
+    if pair.codec is None:
+        return example
+    told = told or prompt
+    theirs = _example(pair.as_teacher, task, item, told, thought)
+    both = Written(told.source, theirs.source, told.shared), Written(prompt.source, example.source, prompt.shared)
+    return replace(example, teachers=theirs, alignment=alignment_of(pair, *both))
+
+
+def _example(pair: Pair, task: Task, item: Item, prompt: Prompt, thought: Thought | None) -> Example:
     def ids(text: str) -> tuple[int, ...]:
         return tuple(encode(pair.tokenizer, text))
 
@@ -93,7 +138,7 @@ def _ending(pair: Pair, prompt: Prompt) -> tuple[int, ...]:
 
 def within(examples: Sequence[Example], limit: int) -> tuple[list[Example], int]:
     """The examples whose source fits in `limit` tokens, and how many do not."""
-    kept = [example for example in examples if len(example.source) <= limit]
+    kept = [example for example in examples if example.length <= limit]
     if not kept:
         raise DataError(f"no item's source fits in {limit} tokens", where="data.max_source_tokens", fix="raise it")
     return kept, len(examples) - len(kept)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from helmas_core.config import Config
 from helmas_core.data.item import Item
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import Task, get_task, load_items
-from helmas_core.errors import DataError
+from helmas_core.errors import DataError, PairError
 from helmas_core.handoff.examples import SHORTEST_TEXT, Example, Thought, make_example
 from helmas_core.handoff.reasoning import think
+from helmas_core.models.align import shares
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress
 
@@ -34,15 +36,30 @@ def prepare(
     for name in data.names() if names is None else names:
         task = get_task(name)
         items = load_items(task, split, limit, seed, data.data_dir, data.max_source_tokens)
-        thoughts = think(config, pair, task, items, progress) if _generates(config) else [None] * len(items)
+        thoughts = think(config, pair.as_teacher, task, items, progress) if _generates(config) else [None] * len(items)
         made = [_example(config, pair, task, i, t) for i, t in zip(items, thoughts, strict=True)]
-        kept = [example for example in made if task.kind != "text" or len(example.source) >= SHORTEST_TEXT]
+        kept = [example for example in made if task.kind != "text" or example.cuts]
         if len(kept) < len(made):
             progress.note(f"{len(made) - len(kept)} pieces of {name} are under {SHORTEST_TEXT} tokens; left out")
         found += kept
     if not found:
         raise DataError("no items", where="data.dataset", fix="choose another split or limit")
+    check_alignment(found, config.pair.min_alignment)
     return found
+
+
+def summary_of_alignment(examples: Sequence[Example]) -> dict[str, Any] | None:
+    """How unlike tokenizers cut the sources' shared text, as `align.shares` tells it; None where they share one."""
+    alignments = [example.alignment for example in examples if example.alignment is not None]
+    return shares(alignments) if alignments else None
+
+
+def check_alignment(examples: Sequence[Example], least: float) -> None:
+    """PairError where too few of the student's tokens are one token of the teacher's each."""
+    found = summary_of_alignment(examples)
+    if found is not None and found["exact"] < least:
+        what = f"the tokenizers agree on {found['exact']:.0%} of the student's tokens in this data"
+        raise PairError(what, where="pair.min_alignment", fix="use two models of one family, or lower it")
 
 
 def prepare_item(config: Config, pair: Pair, split: str, wanted: str, progress: Progress) -> Example:
@@ -52,7 +69,7 @@ def prepare_item(config: Config, pair: Pair, split: str, wanted: str, progress: 
         task = get_task(name)
         items = load_items(task, split, None, config.train.seed, data.data_dir, data.max_source_tokens)
         for item in (item for item in items if item.id == wanted):
-            thoughts = think(config, pair, task, [item], progress) if _generates(config) else [None]
+            thoughts = think(config, pair.as_teacher, task, [item], progress) if _generates(config) else [None]
             return _example(config, pair, task, item, thoughts[0])
         known += [item.id for item in items]
     close = difflib.get_close_matches(wanted, known, n=1)
@@ -63,8 +80,11 @@ def prepare_item(config: Config, pair: Pair, split: str, wanted: str, progress: 
 def _example(config: Config, pair: Pair, task: Task, item: Item, thought: Thought | None) -> Example:
     written = None if thought is None else thought.text
     data = config.data
-    prompt = render(task, item, data.handoff, pair.template, written, data.cut_last_step, data.scaffold)
-    return make_example(pair, task, item, prompt, thought)
+    prompt, told = (
+        render(task, item, data.handoff, view.template, written, data.cut_last_step, data.scaffold)
+        for view in (pair, pair.as_teacher)
+    )
+    return make_example(pair, task, item, prompt, thought, told)
 
 
 def _generates(config: Config) -> bool:

@@ -13,11 +13,10 @@ from helmas_core.handoff import packing
 from helmas_core.handoff.keys import digest, producer
 from helmas_core.handoff.packing import Form
 from helmas_core.handoff.store import FORMAT, Store
+from helmas_core.handoff.told import Ids
 from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Member, Pair
 from helmas_core.progress import Progress
-
-Ids = tuple[int, ...]
 
 
 class Shelf:

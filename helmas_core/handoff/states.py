@@ -8,8 +8,9 @@ import torch
 
 from helmas_core import processes
 from helmas_core.config import TrainConfig
-from helmas_core.handoff.shelf import Ids, Shelf
+from helmas_core.handoff.shelf import Shelf
 from helmas_core.handoff.store import GIB, Store
+from helmas_core.handoff.told import Ids, Told, ids_of, over_student
 from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import pad_left
@@ -28,6 +29,9 @@ class States:
     run's last digits. Several processes with a shelf share the groups, and find on it what the others have read.
 
     `hidden` names the hidden states that come with the caches, as `models.cache.read` counts them.
+
+    A source may be `Aligned`: what is read, kept and stored are the teacher's own ids; what `read` returns is over the
+    student's tokens, with RoPE off.
     """
 
     def __init__(
@@ -37,14 +41,14 @@ class States:
         self.kept: dict[Ids, KVCache] = {}
         self.used = 0
 
-    def fill(self, sources: Iterable[Ids], batch: int, on_read: Callable[[int], None] = lambda _: None) -> None:
+    def fill(self, sources: Iterable[Told], batch: int, on_read: Callable[[int], None] = lambda _: None) -> None:
         """Read `sources` in groups of like length until the budgets are used up; `on_read` gets each group's size.
 
         Of several processes all must ask for the same ones, if there is a shelf.
         """
         if self.shelf is not None:
             self.shelf.store.refresh()
-        ordered = sorted(set(sources), key=lambda ids: (len(ids), ids))
+        ordered = sorted(set(map(ids_of, sources)), key=lambda ids: (len(ids), ids))
         missing = [index for index, source in enumerate(ordered) if not self._fetch(source)]
         on_read(len(ordered) - len(missing))
         shared = self.shelf is not None and processes.count() > 1
@@ -57,8 +61,11 @@ class States:
         if shared:
             on_read(self._take(groups))
 
-    def read(self, sources: Sequence[Ids]) -> KVCache:
+    def read(self, sources: Sequence[Told]) -> KVCache:
         """The batch of caches of `sources`; the model runs only for those that are neither in memory nor on disk."""
+        return over_student(self._read([ids_of(source) for source in sources]), self.member, sources)
+
+    def _read(self, sources: Sequence[Ids]) -> KVCache:
         known = [self._recall(source) for source in sources]
         missing = [source for source, row in zip(sources, known, strict=True) if row is None]
         if len(missing) == len(sources):
@@ -68,9 +75,9 @@ class States:
         rows = iter([] if fresh is None else [fresh.row(index) for index in range(len(missing))])
         return KVCache.join([next(rows) if row is None else row.to(device) for row in known])
 
-    def known(self, sources: Iterable[Ids]) -> int:
+    def known(self, sources: Iterable[Told]) -> int:
         """How many of `sources` are on disk."""
-        return 0 if self.shelf is None else sum(source in self.shelf for source in set(sources))
+        return 0 if self.shelf is None else sum(ids in self.shelf for ids in set(map(ids_of, sources)))
 
     def _run(self, sources: Sequence[Ids]) -> KVCache:
         device = self.member.device
@@ -124,8 +131,8 @@ def both_states(
     """The teacher's, with its `hidden` states, and the student's: half of train.state_gib each, and a shelf each where
     there is a store."""
 
-    def states(member: Member, hidden: Sequence[int]) -> States:
+    def states(member: Member, pad: int, hidden: Sequence[int]) -> States:
         shelf = None if store is None else Shelf(store, pair, member, config.store_dtype, hidden)
-        return States(member, pair.pad, config.state_gib * GIB / 2, shelf, hidden)
+        return States(member, pad, config.state_gib * GIB / 2, shelf, hidden)
 
-    return states(pair.teacher, hidden), states(pair.student, ())
+    return states(pair.teacher, pair.as_teacher.pad, hidden), states(pair.student, pair.pad, ())

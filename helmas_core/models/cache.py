@@ -93,6 +93,13 @@ class KVCache:
         """Some rows, in the order of `indices` [N], as wide as before."""
         return self.map(lambda t: t[indices])._about(lambda t: t[indices])
 
+    def picked(self, columns: Tensor) -> KVCache:
+        """For each row the places `columns` [B, N], at the positions that they had."""
+        index = columns[:, None, :, None]
+        return self.map(lambda t: t.gather(2, index.expand(-1, t.shape[1], -1, t.shape[3])))._about(
+            lambda t: t.gather(1, columns)
+        )
+
     def keep_first(self, counts: Tensor) -> KVCache:
         """Hide all but the first `counts` [B] real tokens of each row; the length stays, for one shape per batch."""
         return replace(self, mask=self.mask & (self.mask.cumsum(1) <= counts[:, None]))

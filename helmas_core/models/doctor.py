@@ -12,11 +12,12 @@ from transformers.utils import logging as transformers_logging
 
 from helmas_core.bridges.registry import make_bridge
 from helmas_core.config import Config
+from helmas_core.errors import PairError
 from helmas_core.models.backends import open_backend
 from helmas_core.models.geometry import Geometry, from_config, from_profile
 from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
-from helmas_core.models.pair import count_parameters, find_problems, guarded, read_config
-from helmas_core.models.preflight import Problem
+from helmas_core.models.pair import count_parameters, find_problems, guarded, read_config, read_tokenizer
+from helmas_core.models.preflight import Problem, sample_alignment
 
 _FP32, _ADAM_COPIES = 4, 4  # weights, gradients and two moments
 
@@ -36,6 +37,7 @@ def diagnose(config: Config) -> dict[str, Any]:
         "problems": [problem.as_json() for problem in problems],
         "geometry": {side: asdict(g) for side, g in zip(("teacher", "student"), shapes or (), strict=False)},
         "geometry_from": source,
+        **(_alignment(config) if source == "config" else {}),
         "runs_here": lacking is None,
         **cost,
     }
@@ -55,6 +57,17 @@ def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | 
         problems.append(Problem(what, "student", 'leave the loss "attention" out of train.stages', "warning"))
     shapes = (_counted(configs[0], pair.teacher), _counted(configs[1], pair.student))
     return problems, shapes, "config"
+
+
+def _alignment(config: Config) -> dict[str, Any]:
+    """How unlike tokenizers cut a sample; nothing for a shared one, or for one that cannot be read."""
+    pair = config.pair
+    try:
+        teacher = read_tokenizer(pair.teacher, pair.teacher_revision)
+        found = sample_alignment(teacher, read_tokenizer(pair.student, pair.student_revision))
+    except PairError:
+        return {}
+    return {} if found is None else {"alignment": found}
 
 
 def _counted(config: PretrainedConfig, source: str) -> Geometry:

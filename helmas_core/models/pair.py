@@ -33,9 +33,15 @@ from helmas_core.models.folder import check_settings, check_size, weights_held
 from helmas_core.models.geometry import Geometry, probe
 from helmas_core.models.hardware import Hardware
 from helmas_core.models.latent import Latent
-from helmas_core.models.preflight import Problem, model_problems, sliding_layers, tokenizer_problems
+from helmas_core.models.preflight import (
+    Problem,
+    alignment_problems,
+    model_problems,
+    sample_alignment,
+    sliding_layers,
+)
 from helmas_core.models.rope import Rope, find_rope
-from helmas_core.models.tokens import ChatTemplate, chat_template, content_hash
+from helmas_core.models.tokens import ChatTemplate, Codec, chat_template, content_hash
 
 Result = TypeVar("Result")
 LAB = "lab:"
@@ -83,12 +89,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Pair:
+    """Tokenizer and template are the student's, and the teacher's too unless it has a `codec` of its own."""
+
     teacher: Member
     student: Member
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate | None
     tokenizer_hash: str
     hardware: Hardware
+    codec: Codec | None = None
 
     @property
     def device(self) -> torch.device:
@@ -99,11 +108,20 @@ class Pair:
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(i for i in known if isinstance(i, int))
 
+    @property
+    def as_teacher(self) -> Pair:
+        """The pair with the teacher's tokenizer and template: for what the teacher reads and writes."""
+        if self.codec is None:
+            return self
+        own = self.codec
+        return replace(self, tokenizer=own.tokenizer, template=own.template, tokenizer_hash=own.hash, codec=None)
+
     def describe(self) -> dict[str, Any]:
         return {
             "teacher": self.teacher.describe(),
             "student": self.student.describe(),
             "tokenizer": self.tokenizer_hash,
+            **({} if self.codec is None else {"teacher_tokenizer": self.codec.hash}),
             "dtype": str(self.hardware.dtype).removeprefix("torch."),
             "attention": self.hardware.attention,
             "device": self.hardware.device.type,
@@ -168,7 +186,7 @@ def find_problems(config: Config) -> list[Problem]:
     """All problems of the pair that show without weights; what cannot be read is one of them."""
     pair, tokens = config.pair, config.data.max_source_tokens
     found: list[Problem] = []
-    hashes: list[str] = []
+    tokenizers: list[PreTrainedTokenizerBase] = []
     for where, source, revision in (
         ("teacher", pair.teacher, pair.teacher_revision),
         ("student", pair.student, pair.student_revision),
@@ -176,10 +194,14 @@ def find_problems(config: Config) -> list[Problem]:
         try:
             config_of = read_config(source, revision)
             found += guarded(partial(model_problems, config_of, where, tokens), source)
-            hashes.append(content_hash(read_tokenizer(source, revision)))
+            tokenizer = read_tokenizer(source, revision)
+            content_hash(tokenizer)
+            tokenizers.append(tokenizer)
         except PairError as error:
             found.append(Problem(f"{error.where}: {error.what}", where, error.fix))
-    return found + (tokenizer_problems(*hashes) if len(hashes) == 2 else [])
+    if len(tokenizers) == 2:
+        found += alignment_problems(sample_alignment(*tokenizers), pair.min_alignment)
+    return found
 
 
 def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] = lambda _: None) -> Pair:
@@ -196,15 +218,25 @@ def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] 
     placed = placement(config.hardware, hardware)
     teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify, pair.teacher_bits, placed)
     teacher = replace(teacher, home=hardware.device)
-    own = (pair.teacher_bits, config.hardware.teacher_device)
-    same = (pair.teacher, pair.teacher_revision, *own) == (pair.student, pair.student_revision, None, None)
+    apart = (pair.teacher_bits, config.hardware.teacher_device)
+    same = (pair.teacher, pair.teacher_revision, *apart) == (pair.student, pair.student_revision, None, None)
     student = teacher if same else _load(pair.student, pair.student_revision, hardware, notify)
     if config.data.handoff == "latent":
         refuse_offloaded(teacher)
         teacher = replace(teacher, latent=Latent(teacher.model, config.data.latent_steps))
-    tokenizer = read_tokenizer(pair.student, pair.student_revision)
-    template = chat_template(tokenizer, config.data.chat_template)
-    return Pair(teacher, student, tokenizer, template, content_hash(tokenizer), hardware)
+    own = _codec(pair.student, pair.student_revision, config.data.chat_template)
+    theirs = _codec(pair.teacher, pair.teacher_revision, config.data.chat_template)
+    return Pair(teacher, student, own.tokenizer, own.template, own.hash, hardware, unlike(theirs, own))
+
+
+def _codec(source: str, revision: str | None, templated: bool) -> Codec:
+    tokenizer = read_tokenizer(source, revision)
+    return Codec(tokenizer, chat_template(tokenizer, templated), content_hash(tokenizer))
+
+
+def unlike(teacher: Codec, student: Codec) -> Codec | None:
+    """The teacher's, unless the student's tokenizer is the same: then both read the student's ids and template."""
+    return None if teacher.hash == student.hash else teacher
 
 
 def _load(

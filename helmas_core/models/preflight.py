@@ -5,11 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig, PreTrainedTokenizerBase
 
+from helmas_core.models.align import Tokenised, align_parts, shares
 from helmas_core.models.backends import model_class, open_backend
 from helmas_core.models.geometry import learned_positions, rope_parameters
+from helmas_core.models.tokens import content_hash, encode, offsets
 
+SAMPLE = """Mara keeps 24 hens. Each of them lays 5 eggs a week, and she sells a dozen for $3.50.
+How much does she earn in 4 weeks?
+24 * 5 = 120 eggs a week, which makes 120 * 4 = 480 in all.
+480 / 12 = 40 dozens, so she earns 40 * 3.50 = $140.00.
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+Die Brücke trägt, was geschrieben steht; le café est fermé jusqu'à demain.
+"""
 _KEEPS_KV = ("full_attention", "sliding_attention", "chunked_attention", "attention")
 _WINDOWED = ("sliding_attention", "chunked_attention", "local")
 _CONTINUES = "use a decoder-only language model"
@@ -132,14 +144,18 @@ def _rope_problems(text: PretrainedConfig, where: str, source_tokens: int) -> li
     return []
 
 
-def tokenizer_problems(teacher: str, student: str) -> list[Problem]:
-    """Both models must read the same ids; equal vocabulary sizes prove nothing, so content hashes are compared."""
-    if teacher == student:
+def sample_alignment(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """How the tokenizers cut SAMPLE, as `align.shares` tells it; None where both are one. Equal vocabulary sizes prove
+    nothing, so contents are compared."""
+    if content_hash(teacher) == content_hash(student):
+        return None
+    cut = [Tokenised(offsets(t, SAMPLE, len(encode(t, SAMPLE))), [(0, len(SAMPLE))]) for t in (teacher, student)]
+    return shares([align_parts(*cut)])
+
+
+def alignment_problems(found: dict[str, Any] | None, least: float) -> list[Problem]:
+    """Whether too few of the student's tokens are one token of the teacher's each."""
+    if found is None or found["exact"] >= least:
         return []
-    return [
-        Problem(
-            "the models have different tokenizers",
-            "pair",
-            "use two models of one family; alignment across tokenizers is not available",
-        )
-    ]
+    what = f"the tokenizers agree on {found['exact']:.0%} of the student's tokens, fewer than pair.min_alignment"
+    return [Problem(what, "pair", "use two models of one family, or lower pair.min_alignment")]

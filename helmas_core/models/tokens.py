@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from helmas_core.errors import PairError
 from helmas_core.foreign import why
+from helmas_core.models.align import Span
 
 _PART = ("model", "pre_tokenizer", "normalizer", "added_tokens")
 
@@ -61,6 +63,15 @@ class ChatTemplate:
         return before + user, after
 
 
+@dataclass(frozen=True)
+class Codec:
+    """A tokenizer, the chat template that goes with it, and the hash of its contents."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate | None
+    hash: str
+
+
 def chat_template(tokenizer: PreTrainedTokenizerBase, wanted: bool) -> ChatTemplate | None:
     """The template of an instruct model; None for a base model or when it is not wanted."""
     return ChatTemplate(tokenizer) if wanted and tokenizer.chat_template else None
@@ -69,6 +80,12 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, wanted: bool) -> ChatTempl
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of `text` alone, with nothing added."""
     return tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+def offsets(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> list[Span]:
+    """The characters of each of the `count` tokens of `text`; what opens the sequence before them has none."""
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping if text else []
+    return [(0, 0)] * (count - len(found)) + [(begin, end) for begin, end in found]
 
 
 def encode_start(tokenizer: PreTrainedTokenizerBase, text: str, template: ChatTemplate | None) -> list[int]:

@@ -105,9 +105,10 @@ def facts(report: Record) -> dict[str, str]:
     software = ", ".join(f"{name} {versions[name]}" for name in ("helmas", "torch", "transformers") if name in versions)
     harness = report.get("harness") or {}
     counted = ", ".join(sorted(set((harness.get("metrics") or {}).values())))
-    overlap = {name: str(value) for name, value in flat({"overlap": report.get("overlap") or {}}).items()}
     task = {"lm-eval": harness.get("lm_eval"), "counted by": counted}
-    rows = {**sides, "bridge": made, **parameters, **how, **overlap, **task, "software": software}
+    found = {name: report.get(name) or {} for name in ("alignment", "overlap")}
+    shown = {name: str(value) for name, value in flat(found).items()}
+    rows = {**sides, "bridge": made, **parameters, **how, **shown, **task, "software": software}
     return {
         name: number(value) if not isinstance(value, str) else value
         for name, value in rows.items()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helmas_core.config import TrainConfig
-from helmas_core.handoff.examples import SHORTEST_TEXT, Example
+from helmas_core.handoff.examples import Example
 from helmas_core.models.tokens import pad_left
 from helmas_core.training.losses import IGNORE
 
@@ -59,9 +59,9 @@ def choose(
 
 def _row(example: Example, config: TrainConfig, rng: random.Random) -> tuple[list[int], list[int], int]:
     """(ids, labels, visible source tokens); a label is the token after, where it is to be scored."""
-    source, least = example.source, SHORTEST_TEXT // 2
-    if not example.target or (len(source) >= 2 * least and rng.random() < config.continuation):
-        cut = rng.randrange(least, len(source) - least + 1)
+    source, cuts = example.source, example.cuts
+    if not example.target or (cuts and rng.random() < config.continuation):
+        cut = rng.choice(cuts)
         ids = list(source[cut : cut + config.continuation_tokens])
         return ids, [*ids[1:], IGNORE], cut
     ids = [*example.query, *example.target]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,9 @@ from helmas_core.bridges.base import COMPARING, Bridge, KeysValues
 from helmas_core.bridges.standard import Translator
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.examples import Example
-from helmas_core.handoff.states import Ids, both_states
+from helmas_core.handoff.states import both_states
 from helmas_core.handoff.store import Store
+from helmas_core.handoff.told import Ids, Told
 from helmas_core.models import inject
 from helmas_core.models.cache import KVCache
 from helmas_core.models.pair import Pair
@@ -77,18 +78,17 @@ class Objective:
     def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig, store: Store | None = None) -> None:
         self.pair, self.bridge, self.config = pair, bridge, config
         self.teacher_states, self.student_states = both_states(pair, config, store, bridge.hidden)
-        self.donors: Mapping[Ids, Ids] = {}
+        self.donors: Mapping[Ids, Told] = {}
 
-    def told(self, sources: Iterable[Ids]) -> list[Ids]:
+    def told(self, examples: Sequence[Example]) -> list[Told]:
         """What the teacher reads."""
-        return [self.donors.get(source, source) for source in sources]
+        return [self.donors.get(example.source, example.told) for example in examples]
 
     def states(self, examples: Sequence[Example]) -> tuple[KVCache, KVCache]:
         """(teacher's cache, student's own cache) over the same source tokens: same ids, mask and positions; with donors
         the same mask and positions only. Latent steps are left out: the student has nothing to compare them with."""
-        sources = [example.source for example in examples]
-        own = self.student_states.read(sources)
-        return self.teacher_states.read(self.told(sources)).first(own.length), own
+        own = self.student_states.read([example.source for example in examples])
+        return self.teacher_states.read(self.told(examples)).first(own.length), own
 
     def compares(self, weights: Mapping[Any, float]) -> bool:
         """Whether these losses need the student's own cache of the source."""
@@ -99,9 +99,8 @@ class Objective:
     ) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum, and each unweighted term with figures that belong to it: this process's part of them."""
         share = Share.of(examples, self.pair.device)
-        sources = [example.source for example in share.examples]
-        state = self.teacher_states.read(self.told(sources))
-        own = self.student_states.read(sources) if self.compares(weights) else None
+        state = self.teacher_states.read(self.told(share.examples))
+        own = self.student_states.read([e.source for e in share.examples]) if self.compares(weights) else None
         terms, figures, translated = {}, {}, None
         if comparing := [name for name in weights if name in COMPARING]:
             assert own is not None and isinstance(self.bridge, Translator)

@@ -25,6 +25,7 @@ from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import open_store
+from helmas_core.handoff.told import ids_of
 from helmas_core.models.cache import KVCache
 from helmas_core.models.hardware import out_of_memory
 from helmas_core.models.pair import Pair
@@ -151,11 +152,9 @@ class Session:
         alone = self.config.train.store is None  # without a store, what another process reads is of no use to this one
         compared = trainer.used(lambda stage: objective.compares(stage.losses), own=alone)
         fitted = calibration if processes.first() or not alone else []
-        told, own = (
-            {example.source for example in [*fitted, *(trainer.examples[i] for i in used)]}
-            for used in (trainer.used(own=alone), compared)
-        )
-        both = ((objective.teacher_states, set(objective.told(told))), (objective.student_states, own))
+        used, own = ([*fitted, *(trainer.examples[i] for i in rows)] for rows in (trainer.used(own=alone), compared))
+        told = set(map(ids_of, objective.told(used)))
+        both = ((objective.teacher_states, told), (objective.student_states, {example.source for example in own}))
         if self.config.train.store is not None:
             counts = [f"{states.known(sources)} of {len(sources)}" for states, sources in both]
             self.progress.note(f"store: {counts[0]} sources known as the teacher read them, {counts[1]} as the student")

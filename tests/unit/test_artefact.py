@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from helmas_core.errors import CheckpointError, ConfigError
 from helmas_core.models.cache import capture
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
+from tests.foreign import foreign_pair
 from tests.tiny import tiny_model, tiny_pair
 
 pytestmark = pytest.mark.unit
@@ -63,6 +65,19 @@ def test_a_file_from_before_an_option_was_there_still_loads(unequal: Pair, tmp_p
         "projectors.0.residual.maps.0",
         "projectors.0.residual.maps.1",
     }
+
+
+def test_a_file_binds_both_tokenizers_where_they_differ(unequal: Pair, tmp_path: Path) -> None:
+    path, pair = tmp_path / "b.safetensors", foreign_pair()
+    assert "teacher_tokenizer" not in describe(Config(), unequal, {})["pair"]
+    save_bridge(path, build_bridge(BridgeSection(), pair), describe(Config(), pair, {}))
+    load_bridge(path, pair)
+    for other, said in (
+        (pair.as_teacher, "another tokenizer"),
+        (replace(pair, codec=None), "another teacher tokenizer"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            load_bridge(path, other)
 
 
 def test_the_metadata_says_what_the_file_is(saved: Path) -> None:

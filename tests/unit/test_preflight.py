@@ -23,8 +23,8 @@ from helmas_core.models.doctor import diagnose
 from helmas_core.models.geometry import from_config, probe
 from helmas_core.models.hardware import check_bits, resolve_hardware
 from helmas_core.models.pair import Pair, check_rope_base, find_problems, fingerprint, freeze, load_pair, locate
-from helmas_core.models.preflight import model_problems, tokenizer_problems
-from helmas_core.models.tokens import content_hash
+from helmas_core.models.preflight import alignment_problems, model_problems, sample_alignment
+from tests.foreign import byte_level
 from tests.tiny import FAMILIES, ONE_HEAD_EACH, tiny_model
 
 pytestmark = pytest.mark.unit
@@ -91,10 +91,31 @@ def test_tokenizers_are_compared_by_content(lab_pair: Pair) -> None:
     from helmas_core.models.pair import read_tokenizer
 
     one, other = read_tokenizer("lab:teacher"), read_tokenizer("lab:student")
-    assert tokenizer_problems(content_hash(one), content_hash(other)) == []
+    assert sample_alignment(one, other) is None and alignment_problems(None, 1.0) == []
     other.add_tokens(["<new>"])
-    [problem] = tokenizer_problems(content_hash(one), content_hash(other))
-    assert problem.what == "the models have different tokenizers"
+    found = sample_alignment(one, other)
+    assert found is not None and found["exact"] == 1.0  # another tokenizer, which cuts the sample alike
+    found = sample_alignment(one, byte_level())
+    assert found is not None and 0 < found["exact"] < 1
+    assert found["exact"] + found["split"] + found["merged"] == pytest.approx(1, abs=1e-3)
+    assert alignment_problems(found, found["exact"]) == []
+    [problem] = alignment_problems(found, found["exact"] + 0.01)
+    assert "pair.min_alignment" in problem.what and problem.where == "pair"
+
+
+def test_unlike_tokenizers_are_told_of_and_refused_below_a_share(tmp_path: Path) -> None:
+    tiny_model(vocab_size=1024).save_pretrained(tmp_path)
+    byte_level().save_pretrained(tmp_path)
+    config = _config(teacher="lab:teacher", student=str(tmp_path), min_alignment=0.0)
+    found = diagnose(config)
+    assert found["ok"] and 0 < found["alignment"]["exact"] < 1
+    assert "alignment" not in diagnose(_config(teacher="lab:teacher", student="lab:student"))
+    pair = load_pair(config, resolve_hardware(config))
+    assert pair.codec is not None and pair.as_teacher.tokenizer_hash == pair.codec.hash != pair.tokenizer_hash
+    strict = _config(teacher="lab:teacher", student=str(tmp_path), min_alignment=1.0)
+    assert not diagnose(strict)["ok"]
+    with pytest.raises(PairError, match=r"cannot be bridged: pair the tokenizers agree on .*min_alignment"):
+        load_pair(strict, resolve_hardware(strict))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -39,6 +39,24 @@ def closing_template(user: str, earlier: Sequence[tuple[str, str]] = ()) -> tupl
     return template(user, earlier)[0] + "<end>\n", "<assistant>\n"
 
 
+@pytest.mark.parametrize("chat", [None, template, closing_template])
+def test_what_is_the_items_in_a_source_is_known_by_its_place(chat: Template | None) -> None:
+    rows: list[tuple[str, Item, Handoff, list[str]]] = [
+        ("gsm8k", SUM, "reasoning", ["What is 9 * 2?", "9 * 2 = 18."]),
+        ("gsm8k", SUM, "prompt", ["What is 9 * 2?"]),
+        ("gsm8k", DERIVED, "reasoning", ["Bo's code is 9 * 2.\nWhat is Bo's code?", "9 * 2 = 18."]),
+        ("relay", FACT, "prompt", ["Bo's door code is 482."]),
+        ("arc", PICK, "prompt", ["Which is liquid?\nA. ice\nB. rain", "The correct answer is"]),
+    ]
+    for name, item, handoff, parts in rows:
+        prompt = render(get_task(name), item, handoff, chat)
+        found = [prompt.source[begin:end] for begin, end in prompt.shared]
+        assert [part.removesuffix(":").strip() for part in found] == [part.strip() for part in parts]
+        assert prompt.shared == tuple(sorted(prompt.shared)) and (chat is None) == (prompt.shared[0][0] == 0)
+    text = render(get_task("text:README.md"), Item("t", "", "", private="Some text."), "prompt", chat)
+    assert text.shared == ((0, len("Some text.")),)
+
+
 def test_relay_without_template() -> None:
     prompt = render(get_task("relay"), FACT, "prompt", None)
     asked = "\nWhat is Bo's door code?\nAnswer:"
