@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from jinja2 import TemplateError
-
-from helmas_core.errors import ConfigError
+from helmas_core.errors import ConfigError, PairError
 from helmas_core.models.align import Span
 from helmas_core.models.tokens import ChatTemplate
 
@@ -23,8 +21,8 @@ def render_turns(template: ChatTemplate | None, text: str, earlier: Turns, syste
     refusal = ConfigError("this model's chat template takes no system prompt", where="--system", fix="leave it out")
     try:
         source, query = template(text, earlier, system)
-    except TemplateError as error:
-        raise (refusal if system else ConfigError(f"the model's chat template fails: {error}")) from error
+    except PairError as error:
+        raise (refusal if system else error) from error
     if system.strip() not in source:
         raise refusal
     return source, query

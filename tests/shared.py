@@ -10,6 +10,7 @@ from helmas_core.bridges.artefact import describe, save_bridge
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import Config
 from helmas_core.models.pair import Pair
+from helmas_core.runs import write_json
 from tests.cli.fakes import report
 
 HOME = "/home/ada/secret-lab"
@@ -34,7 +35,7 @@ def make_run(folder: Path, pair: Pair, dataset: str = f"jsonl:{HOME}/mine.jsonl"
         "report.json": {**a_report(document, dataset), **changes},
     }
     for name, value in files.items():
-        (folder / name).write_text(json.dumps(value))
+        write_json(folder / name, value)
     (folder / "items.jsonl").write_text(json.dumps({"task": dataset, "id": "mine-0", "question": "Who is Kara"}) + "\n")
     (folder / "figures").mkdir()
     (folder / "figures" / "accuracy-secret.png").write_bytes(b"drawn before")
