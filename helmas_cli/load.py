@@ -34,9 +34,11 @@ def shared_by(count: int) -> int | None:
 
 def bridge_file(named: str, screen: Screen) -> Path:
     """The bridge file that is named: itself, the one in a run folder, or that of a shared bridge, fetched."""
+    from helmas_core.runs import BRIDGE
     from helmas_core.runs import bridge_file as file_at
 
-    return file_at(fetched(named, screen) or Path(named))
+    found = fetched(named, screen)  # the hub's own cache is made of links
+    return file_at(found / BRIDGE if found else Path(named))
 
 
 def fetched(named: str, screen: Screen) -> Path | None:

@@ -68,6 +68,7 @@ def test_logs_and_warnings_are_shown_so_too(logged: io.StringIO) -> None:
     logging.getLogger("some.library").warning("file %s", "\x1b]0;owned\x07.txt")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
+        logging.captureWarnings(False)  # whatever another test has left
         logging.captureWarnings(True)
         warnings.warn("\x1b[2J", stacklevel=1)
     said = logged.getvalue()
