@@ -175,16 +175,11 @@ class Run:
             raise ConfigError(what, where=str(self.path), fix="name a run of `helmas runs list`")
 
     def remove(self) -> list[Path]:
-        """Take away what a run wrote, and the folder if nothing else lies in it; returns what stays.
-
-        Links in it are unlinked and never followed.
-        """
+        """Take away what a run wrote; returns what else lies in its folder. The folder itself, which may be locked, is
+        the caller's. Links in it are unlinked and never followed."""
         self.check_removable()
         _clear(self.path)
-        left = sorted(path for path in self.path.iterdir() if not _passing(path))
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
-        return left
+        return sorted(path for path in self.path.iterdir() if not _passing(path))
 
     def finish(self, status: str) -> None:
         """Close the manifest with `status`: "done", "interrupted" or "failed"."""

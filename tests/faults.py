@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -45,13 +46,17 @@ class Disk:
 
     def __init__(self, root: Path, on_write: OnWrite = lambda *_: None) -> None:
         self.root, self.on_write, self.count = os.path.realpath(root), on_write, 0
-        self.places: list[str] = []
+        self.places, self.failed = list[str](), False
 
     def tick(self, what: str, path: Any) -> None:
         if self.holds(path):
             self.count += 1
             self.places.append(f"{what} {path}")
-            self.on_write(self.count, what)
+            try:
+                self.on_write(self.count, what)
+            except OSError:
+                self.failed = True
+                raise
 
     def holds(self, path: Any) -> bool:
         place = Path(f"/proc/self/fd/{path}").readlink() if isinstance(path, int) else os.path.realpath(path)
@@ -93,9 +98,18 @@ def failing(root: Path, on_write: OnWrite = lambda *_: None) -> Iterator[Disk]:
         yield disk
 
 
+def until_it_holds(root: Path, code: int = errno.ENOSPC) -> Iterator[Disk]:
+    """A disk that fails from its first write on, then one that does from its second, up to one that never fails."""
+    for k in count(1):
+        with failing(root, full_from(k, code)) as disk:
+            yield disk
+        if not disk.failed:
+            return
+
+
 def _patches(disk: Disk) -> list[tuple[Any, str, Callable[..., Any]]]:
     plain = {name: getattr(os, name) for name in ("mkdir", "rename", "replace", "fsync", "open")}
-    opened, serialise = io.open, safetensors.torch.serialize_file
+    opened, serialise = io.open, getattr(safetensors.torch, "serialize_file")  # noqa: B009 - it is not exported
 
     def before(name: str) -> Callable[..., Any]:
         def act(path: Any, *rest: Any, **more: Any) -> Any:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,8 @@ def main() -> int:
         print(f"{time.monotonic() - begin:6.0f} s  {text}", flush=True)
 
     if given.fork:
-        import helmas_core.models.pair
-        import helmas_core.training.session  # noqa: F401
+        for name in ("models.pair", "training.session"):
+            import_module(f"helmas_core.{name}")
     tally = drill(folder, given.kills, given.seed, given.fork, given.writes, say)
     print(f"{tally.kills} kills, {tally.resumes} resumes, {tally.starts} starts, {tally.trainings} trainings")
     print(f"longest redo: {tally.longest} steps (a checkpoint every {EVERY})")

@@ -161,7 +161,10 @@ def _removed(run: Run) -> list[Path]:
     from helmas_core.lock import locked
 
     with locked(run.path):
-        return run.remove()
+        left = run.remove()
+    if not left:
+        run.path.rmdir()
+    return left
 
 
 def _agreed(runs: Sequence[Run]) -> bool:

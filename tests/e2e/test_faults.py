@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
 
     def call(self: Objective, *rest: Any) -> Loss:
         loss, terms = real(self, *rest)
-        return Zero.apply(loss), terms  # pyright: ignore[reportReturnType]
+        return Zero.apply(loss), terms
 
     start, _ = _train(_short(steps=1, learning_rate=1e-20), unequal, tmp_path / "start")
     monkeypatch.setattr(Objective, "__call__", call)

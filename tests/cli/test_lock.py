@@ -17,7 +17,6 @@ from helmas_core.config import load_config
 from helmas_core.errors import ConfigError, WriteError
 from helmas_core.lock import locked
 from helmas_core.runs import Run, check_run_path, create_run, write_json
-from tests.cli.conftest import bridge, cli, core  # noqa: F401 - fixtures
 from tests.cli.fakes import Cli, Core
 from tests.faults import failing, full_from
 
@@ -102,7 +101,7 @@ def test_a_folder_that_takes_no_lock_is_named(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_commands_wait_for_no_one(cli: Cli, core: Core, bridge: Path) -> None:  # noqa: F811
+def test_commands_wait_for_no_one(cli: Cli, core: Core, bridge: Path) -> None:
     assert cli("train", "-p", "lab", "-o", "runs/x").code == 0
     with holder(Path("runs/x").absolute()):
         for argv in (
