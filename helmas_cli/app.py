@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 code = _run(argv)
         processes.leave()
         return code
-    except KeyboardInterrupt as error:
-        return processes.first_to_fail(getattr(error, "code", INTERRUPTED))[1]
+    except KeyboardInterrupt:
+        return processes.first_to_fail(INTERRUPTED)[1]
     except processes.LostError as error:
         return processes.first_to_fail(error.exit_code)[1]
     except typer.TyperException as error:

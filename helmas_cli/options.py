@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from helmas_cli import completion
-from helmas_cli.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from helmas_core.config import Config
@@ -111,10 +110,7 @@ def with_common(command: Callable[..., int | None]) -> Callable[..., int | None]
     @functools.wraps(command)
     def run(**values: Any) -> int | None:
         common = Common(**{item.name: values.pop(item.name) for item in shared})
-        try:
-            return command(common, **values)
-        except Interrupt as error:  # Typer would make 130 of any
-            return error.code
+        return command(common, **values)
 
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
     run.__dict__["__signature__"] = inspect.Signature(parameters)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from helmas_cli.interrupt import stop_on_interrupt
+from helmas_cli.interrupt import Interrupt, stop_on_interrupt
 from helmas_cli.options import Common, Processes, check_task, flag_tree, profiles_text, resolve
 from helmas_cli.report import show_report
 from helmas_cli.ui import Screen
@@ -117,6 +117,8 @@ def _train(config: Config, pair: Pair, run: Run, screen: Screen, resume: bool) -
         with suppress(OSError):  # what went wrong is worth more than a manifest that a full disk does not take
             if group.first():
                 _close(run, error, resume)
+        if isinstance(error, Interrupt):
+            raise typer.Exit(error.code) from error
         raise
 
 

@@ -148,7 +148,7 @@ def test_each_does_its_part(both: tuple[Path, Path]) -> None:
 
 def when(happened: Callable[[], bool], then: Callable[[], None]) -> None:
     def watch() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while not happened() and time.monotonic() < end:
             time.sleep(0.05)
         then()
