@@ -38,7 +38,9 @@ Found = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]  # a 
 FailUnder = Annotated[
     list[str],
     typer.Option(
-        "--fail-under", metavar="GATE", help="Exit 3 below .9 (bridge), bridge-deranged=.2 or bridge/text=.95."
+        "--fail-under",
+        metavar="GATE",
+        help="Exit 3 below .9 (the bridge), text=.9, or bridge/text=.9 (-: a difference).",
     ),
 ]
 Bridges = Annotated[
@@ -50,7 +52,7 @@ Bridges = Annotated[
 LmEval = Annotated[
     str | None,
     typer.Option(
-        "--lm-eval", metavar="TASK[,TASK]", help="Tasks of lm-evaluation-harness instead: names, YAML files or folders."
+        "--lm-eval", metavar="TASK[,TASK]", help="Tasks of the lm-eval harness instead: names, YAML files or folders."
     ),
 ]
 Shots = Annotated[int | None, typer.Option("--num-fewshot", metavar="N", min=0, help="Worked examples, for --lm-eval.")]

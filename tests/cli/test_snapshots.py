@@ -47,7 +47,7 @@ def full_report(dataset: str = "relay", arms: tuple[str, ...] = ALL_ARMS) -> dic
         name: "1" * round(40 * arm["accuracy"]) + "0" * round(40 - 40 * arm["accuracy"])
         for name, arm in made["arms"].items()
     }
-    made["outcomes"] = {"items": [str(item) for item in range(40)], "right": right}
+    made["outcomes"] = {"items": [["relay", str(item)] for item in range(40)], "right": right}
     made["costs"] = dict.fromkeys(arms, COST)
     return made | {"reasoning": {"items": 40, "names_answer": 0.125}, "verdict": VERDICT}
 
