@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.style import Style
 
 from helmas_cli import ui
 from helmas_cli.ui import BarMeter, LineMeter, Screen, printable
@@ -118,6 +119,7 @@ def test_heat_map(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    Style._add.cache_clear()  # Rich keeps the codes of the terminal on which a style was first seen
     Screen().heat_map([[1.0, 0.0]], "K")
     assert "48;2;255;220;30" in terminal.getvalue()
     assert "48;2;30;20;70" in terminal.getvalue()
