@@ -62,7 +62,7 @@ def unigram() -> PreTrainedTokenizerFast:
 @lru_cache
 def word_piece() -> PreTrainedTokenizerFast:
     """Words in lower case without accents, spaces and control characters, as in BERT: whole characters get no token."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", "[PAD]"], show_progress=False)
     return _fast(made, trainer, unk_token="[UNK]", pad_token="[PAD]", eos_token="[PAD]")

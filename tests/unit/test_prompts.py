@@ -41,7 +41,7 @@ def closing_template(user: str, earlier: Sequence[tuple[str, str]] = ()) -> tupl
 
 @pytest.mark.parametrize("chat", [None, template, closing_template])
 def test_what_is_the_items_in_a_source_is_known_by_its_place(chat: Template | None) -> None:
-    rows = [
+    rows: list[tuple[str, Item, Handoff, list[str]]] = [
         ("gsm8k", SUM, "reasoning", ["What is 9 * 2?", "9 * 2 = 18."]),
         ("gsm8k", SUM, "prompt", ["What is 9 * 2?"]),
         ("gsm8k", DERIVED, "reasoning", ["Bo's code is 9 * 2.\nWhat is Bo's code?", "9 * 2 = 18."]),
