@@ -145,7 +145,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, unequal: Pair, mon
         {"method": "c2c", "hidden": 2**40},
         {"method": "h2c", "expansion": 1e300},
         {"method": "prefix", "parameters": 2**50, "mode": "replace"},
-        {"rank": 2**40},
+        {"rank": 2**40, "projector_input": "layer"},
         {"hidden_expansion": 63.5},
         {"blend_kernel_size": 2**31, "layer_blending": "blend"},
         {"student_lora": 2**30},

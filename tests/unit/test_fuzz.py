@@ -87,7 +87,7 @@ def _many_lines(_: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "traceback": (lambda _: [].pop(), "IndexError"),
     "exit": (lambda _: exit(1), "SystemExit"),
-    "code": (_execute, "executed or touched: exec"),
+    "code": (_execute, "executed or touched: compile"),
     "shell": (lambda _: os.system("true"), "executed or touched: os.system"),
     "memory": (_greedy, "allocated 3,1"),
     "another file": (_touching, "open '/etc/hostname'"),
