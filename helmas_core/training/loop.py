@@ -171,6 +171,8 @@ class Trainer:
         rate = learning_rate(step.within, stage.steps, stage.learning_rate or config.learning_rate, config.warmup)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
+        if step.within == 0:  # another loss has other gradients: by the old ones' moments it would leap
+            self.optimiser.state.clear()
         self.objective.bridge.anneal(step.overall / config.total_steps())
         terms, tokens, odd = self._backward(step)
         processes.add_up([p.grad for p in self.bridge.parameters() if p.grad is not None])

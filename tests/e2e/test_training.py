@@ -135,6 +135,20 @@ def test_no_random_state_needs_to_be_saved(unequal: Pair, tmp_path: Path, option
     assert _trained_metrics(cut) == _trained_metrics(whole)
 
 
+def test_a_stage_begins_with_moments_of_its_own(unequal: Pair, tmp_path: Path) -> None:
+    """By what Adam kept of a loss with tiny gradients, the first steps of another one would be leaps."""
+    run, _ = _train(_config(checkpoint_every=1), unequal, tmp_path / "run", StopAfter(8))
+    counts = [
+        {
+            int(value)
+            for name, value in read_tensors(path / "optimiser.safetensors")[0].items()
+            if name.endswith(".step")
+        }
+        for path in sorted(run.checkpoints.glob("step-*"))
+    ]
+    assert counts == [{1}, {2}]  # the seventh and eighth step are the second stage's first two
+
+
 def test_a_run_without_a_checkpoint_begins_again(unequal: Pair, tmp_path: Path) -> None:
     class Killed(Silent):
         def update(self, done: int, **figures: float | str) -> None:
