@@ -136,7 +136,13 @@ def main() -> None:
     for folder in sorted(path for path in HERE.iterdir() if path.is_dir() and any(path.glob("*.json"))):
         documents = read(folder)
         figure(documents, folder / "accuracy.png")
-        parts += [*describe(folder, documents), *table(folder.name, documents), "", f"![accuracy]({folder.name}/accuracy.png)", ""]
+        parts += [
+            *describe(folder, documents),
+            *table(folder.name, documents),
+            "",
+            f"![accuracy]({folder.name}/accuracy.png)",
+            "",
+        ]
     write(parts)
 
 

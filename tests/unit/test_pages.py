@@ -29,6 +29,13 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 UNTESTED = [
     ("docs/quick-start.md", "python3 -m venv .venv"),
     ("README.md", "make demo"),
+    ("README.md", "helmas eval --bridge RUN --lm-eval arc_challenge,gsm8k,./mine.yaml"),
+    ("docs/several-processes.md", "helmas train --processes 4 -p h200 -o runs/x"),
+    (
+        "docs/several-processes.md",
+        "accelerate launch --multi_gpu --num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1"
+        " --main_process_port 29500",
+    ),
     ("results/README.md", 'PAIR="-s pair.teacher=$MODELS/teacher -s pair.student=$MODELS/student"'),
 ]
 KEY = re.compile(r"(?:pair|bridge|train|data|eval|hardware)\.[a-z_]+(?=$| = |=)")
