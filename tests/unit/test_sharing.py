@@ -202,7 +202,7 @@ def test_nothing_is_left_half_written(
     with monkeypatch.context() as broken:
         broken.setattr("helmas_core.sharing.folder.shutil.copyfile", full)
         said = command(capsys, "pull", "./shared", "-o", "new")
-    assert said.code == 1 and "No space left" in said.err
+    assert said.code == 1 and "new: cannot be written (No space left on device)" in said.err
     assert not Path("new").exists() and not list(Path().glob(".partial-*"))
     assert before == {name: (Path("shared") / name).read_bytes() for name in names_under(Path("shared"))}
 
