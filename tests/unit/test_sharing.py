@@ -228,6 +228,19 @@ def test_links_are_not_followed(run: Path, capsys: pytest.CaptureFixture[str], n
     assert said.code == 2 and "a link" in said.err and not Path("here").exists()
 
 
+def test_items_that_lie_elsewhere_or_are_none_are_not_shared(run: Path) -> None:
+    items, whole = run / "items.jsonl", (run / "items.jsonl").read_text()
+    for text in (whole + '{"task":', whole + "{}\n", "[" * 10**5):
+        items.write_text(text)
+        with pytest.raises(DataError, match="not items of helmas eval"):
+            pack(run / "bridge.safetensors", "o/n", items=True)
+    (outside := run.parent / "outside.jsonl").write_text(whole)
+    items.unlink()
+    items.symlink_to(outside.absolute())
+    with pytest.raises(DataError, match="leads out of its folder"):
+        pack(run / "bridge.safetensors", "o/n", items=True)
+
+
 def test_figures_do_not_go_through_a_link(run: Path, tmp_path: Path) -> None:
     files = pack(run / "bridge.safetensors", "./shared").files
     Folder(tmp_path / "shared").send(files)
