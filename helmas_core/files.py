@@ -106,16 +106,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     there one by one. It lies beside `path`; what is in `path` under other names stays.
     """
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    around = Path(tempfile.mkdtemp(dir=path.parent, prefix=_PREFIX))
-    staged = around / (path.name or "root")
-    staged.mkdir()
-    try:
+    with writing(path), scratch(path.parent) as around:
+        staged = around / (path.name or "root")
+        staged.mkdir()
         yield staged
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         for file in files:
-            with file.open("rb+") as written:
-                os.fsync(written.fileno())
+            _sync_file(file)
         if path.exists():
             for file in files:
                 place = path / file.relative_to(staged)
@@ -123,9 +120,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 file.replace(place)
         else:
             staged.replace(path)
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
-    _sync_folder(path.parent)
+        _sync_folder(path.parent)
 
 
 def sweep(folder: Path) -> None:

@@ -12,8 +12,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 MIB = 2**20
 DOCUMENT = 64 * MIB  # most bytes of a file that one JSON object fills
@@ -25,7 +26,7 @@ _OTHERS = {"[": "list", '"': "string", "n": "null", "t": "bool", "f": "bool", **
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> BufferedReader:
     """`path` for reading. OSError for a pipe, a device or a folder, none of which is waited for or listed."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):

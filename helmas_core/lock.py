@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 
 from helmas_core.errors import ConfigError
 from helmas_core.files import sweep, writing
-from helmas_core.runs import LOCK, OWNER, now, read_json, write_json
+from helmas_core.runs import LOCK, OWNER, Run, now, read_json, write_json
+from helmas_core.secrets import hidden_arguments
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def locked(folder: Path, note: Callable[[str], None] = lambda _: None) -> Iterat
         if before := read_json(folder / OWNER):
             note(f"{folder}: taken over from {_told(before)}, which is gone")
         write_json(folder / OWNER, _ourselves())
-        sweep(folder)
+        _sweep(Run(folder))
         yield
     finally:
         with suppress(OSError):  # on a folder that has become read-only
@@ -59,8 +60,15 @@ def _acquire(folder: Path) -> FileLock:
     return lock
 
 
+def _sweep(run: Run) -> None:
+    """Remove what killed writers left in a run folder and in those inside it, which no link may lead to."""
+    for folder in (run.path, run.checkpoints, run.figures):
+        if folder.is_dir() and (folder == run.path or not folder.is_symlink()):
+            sweep(folder)
+
+
 def _ourselves() -> dict[str, Any]:
-    command = shlex.join(["helmas", *sys.argv[1:]])
+    command = shlex.join(["helmas", *hidden_arguments(sys.argv[1:])])
     return {"host": platform.node(), "pid": os.getpid(), "command": command, "started": now()}
 
 

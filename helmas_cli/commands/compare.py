@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from helmas_cli import completion
-from helmas_cli.interrupt import CODE as INTERRUPTED
-from helmas_cli.interrupt import stop_on_interrupt
+from helmas_cli.interrupt import Interrupt, stop_on_interrupt
 from helmas_cli.options import Arms, Batch, Common, Handoff, arms_of, flag_tree, resolve
 from helmas_cli.report import show_comparison
 from helmas_cli.ui import Screen
@@ -18,6 +18,7 @@ from helmas_cli.ui import Screen
 if TYPE_CHECKING:
     from helmas_core.comparison.variants import Variant
     from helmas_core.config import Config
+    from helmas_core.models.pair import Pair
 
 
 Methods = Annotated[str | None, typer.Option("--methods", metavar="A,B", help="Methods to compare, by commas.")]
@@ -49,13 +50,7 @@ def compare(
     out = common.out.expanduser() if common.out else Path("runs") / (Path(preset).stem if preset else "compare")
     if common.dry_run:
         return _show_plan(screen, configs, variants, out)
-    from helmas_core.progress import Stopped
-
-    try:
-        document = _compare(screen, _ready(configs, bool(methods)), out)
-    except Stopped:
-        screen.note("interrupted; the same command goes on from here")
-        return INTERRUPTED
+    document = _compare(screen, _ready(configs, bool(methods)), out)
     if screen.json:
         screen.document(document)
     else:
@@ -94,7 +89,7 @@ def _ready(configs: dict[str, Config], by_method: bool) -> dict[str, Config]:
 
 def _compare(screen: Screen, configs: dict[str, Config], out: Path) -> dict[str, Any]:
     from helmas_cli.load import check_items, check_machine, open_pair
-    from helmas_core.comparison.run import Comparison
+    from helmas_core.lock import locked
     from helmas_core.report.comparison import write_comparison
 
     first = next(iter(configs.values()))
@@ -102,12 +97,23 @@ def _compare(screen: Screen, configs: dict[str, Config], out: Path) -> dict[str,
     for config in configs.values():
         check_items(config, config.data.split, config.data.limit, config.data.learnt())
         check_items(config, config.eval.split, config.eval.limit)
-    with screen.progress() as meter, stop_on_interrupt(meter.stop):
-        comparison = Comparison(out, lambda config: open_pair(config, hardware, screen), meter, sys.argv)
-        document = comparison.go(configs)
-    for path in write_comparison(out, document):
-        screen.note(f"wrote {path}")
+    with locked(out, screen.note):
+        document = _run(screen, configs, out, lambda config: open_pair(config, hardware, screen))
+        for path in write_comparison(out, document):
+            screen.note(f"wrote {path}")
     return document
+
+
+def _run(screen: Screen, configs: dict[str, Config], out: Path, load: Callable[[Config], Pair]) -> dict[str, Any]:
+    from helmas_core.comparison.run import Comparison
+    from helmas_core.progress import Stopped
+
+    with screen.progress() as meter, stop_on_interrupt(meter.stop) as asked:
+        try:
+            return Comparison(out, load, meter, sys.argv).go(configs)
+        except (Stopped, Interrupt) as error:
+            meter.note("interrupted; the same command goes on from here")
+            raise typer.Exit(asked.code if isinstance(error, Stopped) else error.code) from error
 
 
 def _show_plan(screen: Screen, configs: dict[str, Config], variants: tuple[Variant, ...], out: Path) -> int:

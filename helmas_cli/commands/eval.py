@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,10 +119,8 @@ def _judge(screen: Screen, gates: Sequence[Gate], reports: Sequence[Mapping[str,
 def _report(
     config: Config, path: Path, screen: Screen, out: Path | None, harness: tuple[str | None, int | None]
 ) -> list[dict[str, Any]]:
-    """Evaluate, show, and write to `out`, which no other command may use meanwhile."""
-    from helmas_core.lock import locked
-
-    with locked(out.expanduser(), screen.note) if out and first() else nullcontext():
+    """Evaluate, show, and write to `out`."""
+    with _alone_in(out, screen):
         tasks, shots = harness
         found = (
             _run_harness(config, path, screen, tasks, shots) if tasks else _evaluate(config, path, screen, bool(out))
@@ -132,6 +130,13 @@ def _report(
         if out and first():
             _write(screen, found, out, path)
     return reports
+
+
+def _alone_in(out: Path | None, screen: Screen) -> AbstractContextManager[None]:
+    """No other command may use `out` meanwhile, which is refused at once where nothing can be written to it."""
+    from helmas_core.lock import locked
+
+    return locked(out.expanduser(), screen.note) if out and first() else nullcontext()
 
 
 def _evaluate_several(
@@ -154,16 +159,17 @@ def _evaluate_several(
         return show_plan(screen, "eval", config, bridges=", ".join(opened))
     if (code := shared_by(processes)) is not None:
         return code
-    document = evaluate_several(screen, opened)
-    if screen.json:
-        screen.document(document)
-    else:
-        show_comparison(screen, document)
-    if common.out and first():
-        from helmas_core.report.comparison import write_comparison
+    with _alone_in(common.out, screen):
+        document = evaluate_several(screen, opened)
+        if screen.json:
+            screen.document(document)
+        else:
+            show_comparison(screen, document)
+        if common.out and first():
+            from helmas_core.report.comparison import write_comparison
 
-        for path in write_comparison(common.out.expanduser(), document):
-            screen.note(f"wrote {path}")
+            for path in write_comparison(common.out.expanduser(), document):
+                screen.note(f"wrote {path}")
     if not config.eval.allow_inexact:
         from helmas_core.evaluation.guards import require_exact
 

@@ -6,6 +6,7 @@ What is done is not done again: a comparison that was interrupted goes on where 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from helmas_core.config import Config, StageConfig
 from helmas_core.errors import ConfigError
 from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.evaluation.learnt import learnt_items
+from helmas_core.lock import locked
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress, Stopped
 from helmas_core.runs import BRIDGE, Run, check_same_config, create_run, flat
@@ -79,21 +81,27 @@ class Comparison:
         return self.pairs[0][1]
 
     def _train(self, name: str, config: Config) -> Run:
-        run, resume = self._take_up(self.out / name, config)
-        if run is None:
-            self.progress.note(f"{name}: trained before")
-            return Run(self.out / name)
-        self.progress.note(f"{name}: training")
-        status = "failed"
+        with locked(self.out / name, self.progress.note):
+            run, resume = self._take_up(self.out / name, config)
+            if run is None:
+                self.progress.note(f"{name}: trained before")
+                return Run(self.out / name)
+            self.progress.note(f"{name}: training")
+            if self._finish(run, config, resume) == "interrupted":
+                raise Stopped
+            return run
+
+    def _finish(self, run: Run, config: Config, resume: bool) -> str:
+        """Train; how it ended, which the manifest says whatever happens."""
         try:
-            document = train_bridge(config, self._pair(config), run, self.progress, resume)
-            run.write_report(document)
+            run.write_report(train_bridge(config, self._pair(config), run, self.progress, resume))
             status = "interrupted" if self.progress.stop_requested() else "done"
-        finally:
             run.finish(status)
-        if status == "interrupted":
-            raise Stopped
-        return run
+            return status
+        except BaseException as error:
+            with suppress(OSError):  # what went wrong is worth more than a manifest that a full disk does not take
+                run.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
 
     def _take_up(self, path: Path, config: Config) -> tuple[Run | None, bool]:
         """The run to train, None for one that is done; and whether it goes on from a checkpoint."""

@@ -7,18 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from helmas_core.evaluation.figures import comparison_figure, file_stem, save
+from helmas_core.files import replacing_files
 from helmas_core.report.document import Picture
 from helmas_core.report.html import render
 from helmas_core.report.markdown import escape, table
 from helmas_core.report.tables import Table, chance, number, spread
-from helmas_core.runs import write_json, write_text
+from helmas_core.runs import check_links, write_json, write_text
+from helmas_core.secrets import hidden
 
 Document = Mapping[str, Any]
 
 
 def write_comparison(folder: Path, document: Document) -> list[Path]:
-    """Write everything that shows the comparison; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write everything that shows the comparison, or nothing; returns the files."""
+    check_links(folder)
+    document = hidden(dict(document))
+    with replacing_files(folder) as staged:
+        made = _write(staged, document)
+    return [folder / path.relative_to(staged) for path in made]
+
+
+def _write(folder: Path, document: Document) -> list[Path]:
     pictures = [_picture(report) for report in document["reports"]]
     pages = {"report.md": _markdown(document, pictures), "report.html": _html(document, pictures)}
     write_json(folder / "report.json", document)

@@ -12,8 +12,9 @@ from typing import Any
 from helmas_core.errors import DataError
 from helmas_core.evaluation.compare import reports_of
 from helmas_core.evaluation.figures import save
+from helmas_core.foreign import inside, parse_object, read_text, why
 from helmas_core.report.document import Document, Evidence, build
-from helmas_core.runs import BRIDGE, Run, read_json, read_metrics, to_json
+from helmas_core.runs import BRIDGE, LOG, Run, read_json, read_metrics, to_json
 from helmas_core.sharing.card import Subject, card, theirs_in
 from helmas_core.sharing.folder import CARD, ITEMS, Files
 from helmas_core.sharing.public import Names, names_in, public_config, public_reports
@@ -63,14 +64,14 @@ def pack(
         _check(report, document, folder.path)
     names = _names(document, reports, models or {})
     public, shown = names.of(document), public_reports(reports, names)
-    figures = _figures(shown, names.of(read_json(folder.path / "diagnostics.json") or {}), run)
+    figures = _figures(shown, names.of(_diagnostics(folder.path)), run)
     subject = Subject(where, public, shown, figures, _facts(shown))
     files: Files = {BRIDGE: bridge if public == document else with_document(bridge, public), CARD: _card(subject)}
     if shown:
         files["report.json"] = _json({"reports": shown} if "reports" in (written or {}) else shown[0])
     files["config.json"] = _json(public_config(run.config or document["config"], names))
     if items:
-        files[ITEMS] = _items(folder.path / ITEMS, names)
+        files[ITEMS] = _items(folder.path, names)
     return Parcel({**files, **_drawn(figures)}, subject)
 
 
@@ -142,11 +143,23 @@ def _drawn(figures: Document) -> Files:
     return made
 
 
-def _items(path: Path, names: Names) -> bytes:
+def _items(folder: Path, names: Names) -> bytes:
+    path = folder / ITEMS
     if not path.is_file():
         raise DataError("no such file", where=str(path), fix="run helmas eval -o DIR, or leave --items out")
-    rows = map(json.loads, path.read_text("utf-8").splitlines())
-    return "".join(json.dumps({**row, "task": names.text(str(row["task"]))}) + "\n" for row in rows).encode()
+    try:
+        lines = read_text(inside(folder, ITEMS), LOG).split("\n")
+        rows = [parse_object(line, finite=False) for line in lines if line]
+        return "".join(json.dumps({**row, "task": names.text(str(row["task"]))}) + "\n" for row in rows).encode()
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"not items of helmas eval ({why(error)})", where=str(path), fix="leave --items out") from error
+
+
+def _diagnostics(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(inside(folder, "diagnostics.json")) or {}
+    except ValueError:
+        return {}
 
 
 def _json(value: Any) -> bytes:

@@ -21,7 +21,7 @@ from helmas_core.bridges.artefact import load_weights, read_tensors, save_bridge
 from helmas_core.bridges.base import Bridge
 from helmas_core.errors import CheckpointError
 from helmas_core.files import remove_folder, swapping_folder
-from helmas_core.foreign import read_object, why
+from helmas_core.foreign import MIB, inside, open_regular, read_object, read_text, why
 
 BRIDGE, OPTIMISER, PROGRESS, SUMS = "bridge.safetensors", "optimiser.safetensors", "progress.json", "SHA256SUMS"
 BEST = "best.safetensors"
@@ -74,9 +74,9 @@ def newest(folder: Path, note: Callable[[str], None] = lambda _: None) -> Path |
     CheckpointError if all are broken."""
     found = steps(folder)
     for path in reversed(found):
-        if not (why := flaw(path)):
+        if not (wrong := flaw(path)):
             return path
-        note(f"warning: {path} is not whole ({why}); looking for the one before")
+        note(f"warning: {path} is not whole ({wrong}); looking for the one before")
     if not found:
         return None
     raise CheckpointError("every checkpoint is broken", where=str(folder), fix="start again with --overwrite")
@@ -85,10 +85,10 @@ def newest(folder: Path, note: Callable[[str], None] = lambda _: None) -> Path |
 def flaw(path: Path) -> str:
     """What is wrong with a checkpoint's files, by their checksums; "" for a whole one."""
     try:
-        sums = dict(line.split("  ", 1)[::-1] for line in (path / SUMS).read_text().splitlines())
-        wrong = [name for name in _FILES if sums.get(name) != sha256(path / name)]
+        sums = dict(line.split("  ", 1)[::-1] for line in read_text(inside(path, SUMS), MIB).splitlines())
+        wrong = [name for name in _FILES if sums.get(name) != sha256(inside(path, name))]
     except (OSError, ValueError) as error:
-        return f"{error}"
+        return why(error)
     return f"{', '.join(wrong)}: not as written" if wrong else ""
 
 
@@ -141,7 +141,7 @@ def unflatten(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -69,9 +69,19 @@ def test_nothing_is_left_where_nothing_was_made(tmp_path: Path) -> None:
 
 
 def test_half_written_files_of_a_killed_owner_go(tmp_path: Path) -> None:
-    (tmp_path / ".partial-abcdefgh").mkdir()
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    for folder in (run, run / "checkpoints", outside):
+        (folder / ".partial-abcdefgh").mkdir(parents=True)
+    (run / "figures").symlink_to(outside)
+    with locked(run):
+        assert [path.parent.name for path in tmp_path.rglob(".partial-*")] == ["outside"]
+
+
+def test_the_owners_command_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["helmas", "train", "--api-key", "open-sesame", "-o", "x"])
     with locked(tmp_path):
-        assert not (tmp_path / ".partial-abcdefgh").exists()
+        owner = json.loads((tmp_path / "lock.json").read_text())
+    assert owner["command"] == "helmas train --api-key '***' -o x"
 
 
 def test_a_start_that_was_killed_is_no_run_and_can_be_made_again(tmp_path: Path) -> None:
@@ -108,6 +118,7 @@ def test_commands_wait_for_no_one(cli: Cli, core: Core, bridge: Path) -> None:
             ["train", "-o", "runs/x", "--resume"],
             ["train", "-p", "lab", "-o", "runs/x", "--overwrite"],
             ["eval", "--bridge", str(bridge), "-p", "lab", "-o", "runs/x"],
+            ["eval", "--bridge", str(bridge), "--bridge", str(bridge), "-p", "lab", "-o", "runs/x"],
             ["runs", "rm", "x", "--yes"],
         ):
             result = cli(*argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,17 @@ def test_a_broken_checkpoint_is_named_and_passed_over(
     assert "step-0000008" in note and "not whole" in note
     save(tmp_path, bridge, 8)
     assert checkpoint.newest(tmp_path, notes.append) == tmp_path / "step-0000008" and len(notes) == 1
+
+
+def test_a_pipe_or_a_link_in_a_checkpoint_is_not_followed(tmp_path: Path, bridge: Bridge) -> None:
+    for name in ("SHA256SUMS", "optimiser.safetensors"):
+        path = save(tmp_path, bridge, 4) / name
+        outside = path.rename(tmp_path / "outside")
+        path.symlink_to(outside)
+        assert "leads out of its folder" in checkpoint.flaw(path.parent)
+        path.unlink()
+        os.mkfifo(path)
+        assert "not a regular file" in checkpoint.flaw(path.parent)
 
 
 def test_none_and_none_whole_are_two_things(tmp_path: Path, bridge: Bridge) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helmas_cli.app import main
 from helmas_core.comparison.result import beside, shared_arms
+from helmas_core.comparison.run import Comparison
+from helmas_core.errors import ConfigError
+from helmas_core.lock import locked
+from helmas_core.progress import Progress, Stopped
 from helmas_core.report.comparison import scores_table, write_comparison
 
 pytestmark = pytest.mark.unit
+COMPARE = ["compare", "--methods", "ridge,c2c", "-p", "lab", "-s", "data.limit=4", "-s", "eval.limit=4", "-o", "out"]
 MARKS = {"student": "0010", "text": "1111", "bridge": "1110", "deranged": "0000"}
 
 
@@ -60,3 +69,41 @@ def test_the_report_shows_every_variant_and_its_warnings(tmp_path: Path) -> None
     head, rows = scores_table(document["reports"][0])
     assert dict(zip(head, rows[1], strict=True))["bridge"] == ".250"
     assert rows[1][-2] == "-.500"
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "figures").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="leads out of its folder"):
+        write_comparison(tmp_path / "out", {"schema": 1, "variants": [], "reports": [both()]})
+    assert not any((tmp_path / "elsewhere").iterdir()) and not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_ends_it_with_its_own_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int, times: int
+) -> None:
+    def go(self: Comparison, _: Any) -> dict[str, Any]:
+        progress: Progress = self.progress
+        assert json.loads(Path("out/lock.json").read_text())["pid"] == os.getpid()
+        for _ in range(times):
+            signal.raise_signal(number)
+        assert progress.stop_requested()
+        raise Stopped
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Comparison, "go", go)
+    assert main(COMPARE) == code
+    assert not Path("out").exists()
+
+
+def test_two_commands_do_not_compare_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Comparison, "go", lambda *_: pytest.fail("it went on"))
+    with locked(Path("out")):
+        assert main(COMPARE) == 2
+    assert "in use by" in capsys.readouterr().err

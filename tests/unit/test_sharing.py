@@ -202,7 +202,7 @@ def test_nothing_is_left_half_written(
     with monkeypatch.context() as broken:
         broken.setattr("helmas_core.sharing.folder.shutil.copyfile", full)
         said = command(capsys, "pull", "./shared", "-o", "new")
-    assert said.code == 1 and "No space left" in said.err
+    assert said.code == 1 and "new: cannot be written (No space left on device)" in said.err
     assert not Path("new").exists() and not list(Path().glob(".partial-*"))
     assert before == {name: (Path("shared") / name).read_bytes() for name in names_under(Path("shared"))}
 
@@ -226,6 +226,19 @@ def test_links_are_not_followed(run: Path, capsys: pytest.CaptureFixture[str], n
     path.symlink_to(outside)
     said = command(capsys, "pull", "./shared", "-o", "here")
     assert said.code == 2 and "a link" in said.err and not Path("here").exists()
+
+
+def test_items_that_lie_elsewhere_or_are_none_are_not_shared(run: Path) -> None:
+    items, whole = run / "items.jsonl", (run / "items.jsonl").read_text()
+    for text in (whole + '{"task":', whole + "{}\n", "[" * 10**5):
+        items.write_text(text)
+        with pytest.raises(DataError, match="not items of helmas eval"):
+            pack(run / "bridge.safetensors", "o/n", items=True)
+    (outside := run.parent / "outside.jsonl").write_text(whole)
+    items.unlink()
+    items.symlink_to(outside.absolute())
+    with pytest.raises(DataError, match="leads out of its folder"):
+        pack(run / "bridge.safetensors", "o/n", items=True)
 
 
 def test_figures_do_not_go_through_a_link(run: Path, tmp_path: Path) -> None:
