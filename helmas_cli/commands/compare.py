@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from helmas_cli import completion
-from helmas_cli.interrupt import CODE as INTERRUPTED
 from helmas_cli.interrupt import stop_on_interrupt
 from helmas_cli.options import Arms, Batch, Common, Handoff, arms_of, flag_tree, resolve
 from helmas_cli.report import show_comparison
@@ -49,13 +48,12 @@ def compare(
     out = common.out.expanduser() if common.out else Path("runs") / (Path(preset).stem if preset else "compare")
     if common.dry_run:
         return _show_plan(screen, configs, variants, out)
-    from helmas_core.progress import Stopped
+    from helmas_core.comparison.result import check_arms
+    from helmas_core.runs import check_no_run
 
-    try:
-        document = _compare(screen, _ready(configs, bool(methods)), out)
-    except Stopped:
-        screen.note("interrupted; the same command goes on from here")
-        return INTERRUPTED
+    check_no_run(out)
+    check_arms(configs.values())
+    document = _compare(screen, _ready(configs, bool(methods)), out)
     if screen.json:
         screen.document(document)
     else:
@@ -95,6 +93,8 @@ def _ready(configs: dict[str, Config], by_method: bool) -> dict[str, Config]:
 def _compare(screen: Screen, configs: dict[str, Config], out: Path) -> dict[str, Any]:
     from helmas_cli.load import check_items, check_machine, open_pair
     from helmas_core.comparison.run import Comparison
+    from helmas_core.lock import locked
+    from helmas_core.progress import Stopped
     from helmas_core.report.comparison import write_comparison
 
     first = next(iter(configs.values()))
@@ -102,11 +102,16 @@ def _compare(screen: Screen, configs: dict[str, Config], out: Path) -> dict[str,
     for config in configs.values():
         check_items(config, config.data.split, config.data.limit, config.data.learnt())
         check_items(config, config.eval.split, config.eval.limit)
-    with screen.progress() as meter, stop_on_interrupt(meter.stop):
-        comparison = Comparison(out, lambda config: open_pair(config, hardware, screen), meter, sys.argv)
-        document = comparison.go(configs)
-    for path in write_comparison(out, document):
-        screen.note(f"wrote {path}")
+    with locked(out, screen.note):
+        with screen.progress() as meter, stop_on_interrupt(meter.stop) as asked:
+            comparison = Comparison(out, lambda config: open_pair(config, hardware, screen), meter, sys.argv)
+            try:
+                document = comparison.go(configs)
+            except Stopped as stopped:
+                screen.note("interrupted; the same command goes on from here")
+                raise typer.Exit(asked.code) from stopped
+        for path in write_comparison(out, document):
+            screen.note(f"wrote {path}")
     return document
 
 

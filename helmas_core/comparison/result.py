@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from helmas_core.config import CONTROLS
+from helmas_core.config import CONTROLS, Config
+from helmas_core.errors import ConfigError
 from helmas_core.evaluation.statistics import paired_difference
 
 Report = Mapping[str, Any]
@@ -16,6 +17,12 @@ CONTRASTS = ("student", "deranged", "text", "teacher")
 def shared_arms(arms: Sequence[str]) -> list[str]:
     """Those of `arms` that are the same whatever the bridge."""
     return [arm for arm in arms if arm not in BRIDGED]
+
+
+def check_arms(configs: Iterable[Config]) -> None:
+    """ConfigError where the arm that is compared would not be run."""
+    if any("bridge" not in config.eval.arms for config in configs):
+        raise ConfigError("bridge is the arm that is compared", where="--arms", fix="add it")
 
 
 def beside(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
