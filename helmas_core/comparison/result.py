@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from helmas_core.config import CONTROLS, Config
-from helmas_core.errors import ConfigError
+from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.statistics import paired_difference
 
 Report = Mapping[str, Any]
@@ -29,13 +29,22 @@ def beside(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
     """{dataset, split, n, arms, variants}: `reports` of one data set by variant, as `eval` makes them.
 
     `arms` are those of the first report that no bridge has a part in. Each variant has its own arms, their contrasts,
-    costs and warnings; `against_first` is its bridge's paired difference to the first variant's.
+    costs and warnings; `against_first` is its bridge's paired difference to the first variant's. DataError for reports
+    on unlike items, which cannot be paired.
     """
     first = next(iter(reports.values()))
+    for name, report in reports.items():
+        if _items(report) != _items(first):
+            fix = "let data.max_source_tokens and what is read be the same in all"
+            raise DataError("answered other items than the first", where=f"{name}, {first['dataset']}", fix=fix)
     shared = {name: first["arms"][name] for name in shared_arms(list(first["arms"]))}
     head = {key: first[key] for key in ("dataset", "split", "n", "exactness") if key in first}
     rows = {name: _variant(report, first, seed) for name, report in reports.items()}
     return {**head, "arms": shared, "variants": rows}
+
+
+def _items(report: Report) -> list[Any]:
+    return [report["n"], *((item["task"], item["id"]) for item in report.get("items") or ())]
 
 
 def _variant(report: Report, first: Report, seed: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from helmas_core.comparison.result import beside, shared_arms
+from helmas_core.errors import DataError
 from helmas_core.report.comparison import scores_table, write_comparison
 
 pytestmark = pytest.mark.unit
@@ -43,6 +44,13 @@ def test_each_variant_is_set_against_the_shared_arms_and_the_first() -> None:
     assert variants["second"]["against_first"]["delta"] == -0.5
     assert variants["first"]["against_first"] is None
     assert variants["first"]["contrasts"]["bridge-deranged"]["delta"] == 0.75
+
+
+@pytest.mark.parametrize("other", [{"n": 3}, {"items": [{"task": "relay", "id": "2"}]}])
+def test_unlike_items_are_not_paired(other: dict[str, Any]) -> None:
+    first = report(MARKS) | {"items": [{"task": "relay", "id": "1"}]}
+    with pytest.raises(DataError, match="second, relay: answered other items than the first"):
+        beside({"first": first, "second": first | other}, seed=0)
 
 
 def test_the_report_shows_every_variant_and_its_warnings(tmp_path: Path) -> None:
