@@ -8,6 +8,7 @@ from typing import Any
 from helmas_core.config import CONTROLS, Config
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.statistics import paired_difference
+from helmas_core.evaluation.verdict import verdict
 
 Report = Mapping[str, Any]
 BRIDGED = ("bridge", "deranged", *CONTROLS)  # the arms that depend on the bridge
@@ -25,12 +26,12 @@ def check_arms(configs: Iterable[Config]) -> None:
         raise ConfigError("bridge is the arm that is compared", where="--arms", fix="add it")
 
 
-def beside(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
+def beside(reports: Mapping[str, Report], seed: int, minimum_n: int = 1, allow_inexact: bool = False) -> dict[str, Any]:
     """{dataset, split, n, arms, variants}: `reports` of one data set by variant, as `eval` makes them.
 
     `arms` are those of the first report that no bridge has a part in. Each variant has its own arms, their contrasts,
-    costs and warnings; `against_first` is its bridge's paired difference to the first variant's. DataError for reports
-    on unlike items, which cannot be paired.
+    costs, warnings and verdict; `against_first` is its bridge's paired difference to the first variant's. DataError for
+    reports on unlike items, which cannot be paired.
     """
     first = next(iter(reports.values()))
     for name, report in reports.items():
@@ -40,6 +41,9 @@ def beside(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
     shared = {name: first["arms"][name] for name in shared_arms(list(first["arms"]))}
     head = {key: first[key] for key in ("dataset", "split", "n", "exactness") if key in first}
     rows = {name: _variant(report, first, seed) for name, report in reports.items()}
+    for row in rows.values():
+        costs = {**{arm: first["costs"][arm] for arm in shared if arm in (first.get("costs") or {})}, **row["costs"]}
+        row["verdict"] = verdict({**head, **row, "costs": costs}, minimum_n, allow_inexact)
     return {**head, "arms": shared, "variants": rows}
 
 

@@ -128,7 +128,7 @@ def evaluate_beside(dataset: str, configs: Configs, opened: Open, progress: Prog
         path, pair, bridge = opened(name, one)
         overlap = learnt_items(one, read_metadata(path)["training"])
         reports[name] = {**evaluate(one, pair, bridge, progress), "overlap": overlap}
-    return beside(reports, first.train.seed)
+    return beside(reports, first.train.seed, first.eval.minimum_n, first.eval.allow_inexact)
 
 
 def _on_items_of(first: Config, config: Config, dataset: str, arms: tuple[str, ...]) -> Config:
