@@ -121,8 +121,9 @@ def _not_whole(path: Path, error: Exception) -> CheckpointError:
 
 
 def _document(path: Path) -> dict[str, Any]:
+    text = _header(path).metadata.get(KEY, "")
     try:
-        document = parse_object(_header(path).metadata.get(KEY, ""))
+        document = parse_object(text)
     except ValueError as error:
         raise CheckpointError(
             f"a safetensors file, but not made by helmas ({why(error)})",
