@@ -40,6 +40,16 @@ def _names(bridges: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def check_several(opened: Opened, out: Path | None) -> None:
+    """ConfigError for a folder that holds a run, and for arms without the one that is compared."""
+    from helmas_core.comparison.result import check_arms
+    from helmas_core.runs import check_no_run
+
+    if out:
+        check_no_run(out.expanduser())
+    check_arms(config for _, config in opened.values())
+
+
 def evaluate_several(screen: Screen, opened: Opened) -> dict[str, Any]:
     """The `eval --json` document of several bridges."""
     from helmas_core.bridges.artefact import load_bridge

@@ -289,6 +289,12 @@ def _first_difference(stored: Any, asked: Any, where: str) -> str | None:
     return None
 
 
+def check_no_run(folder: Path) -> None:
+    """ConfigError for a folder with a bridge or a run in it, whose own report another one would replace."""
+    if any((folder / name).exists() for name in ("manifest.json", BRIDGE)):
+        raise ConfigError("a run's folder: its own report would be lost", where=str(folder), fix="choose another --out")
+
+
 def create_run(
     path: Path,
     config: Config,

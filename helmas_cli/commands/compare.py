@@ -50,6 +50,11 @@ def compare(
     out = common.out.expanduser() if common.out else Path("runs") / (Path(preset).stem if preset else "compare")
     if common.dry_run:
         return _show_plan(screen, configs, variants, out)
+    from helmas_core.comparison.result import check_arms
+    from helmas_core.runs import check_no_run
+
+    check_no_run(out)
+    check_arms(configs.values())
     document = _compare(screen, _ready(configs, bool(methods)), out)
     if screen.json:
         screen.document(document)

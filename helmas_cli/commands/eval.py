@@ -28,6 +28,7 @@ from helmas_cli.ui import Screen
 from helmas_core.processes import first
 
 if TYPE_CHECKING:
+    from helmas_cli.several import Opened
     from helmas_core.bridges.base import Bridge as AnyBridge
     from helmas_core.config import Config
     from helmas_core.models.pair import Pair
@@ -86,6 +87,10 @@ def evaluate(
         "data__handoff": handoff,
     }
     own["eval__allow_overlap"] = True if allow_overlap else None
+    if num_fewshot is not None and lm_eval is None:
+        from helmas_core.errors import ConfigError
+
+        raise ConfigError("is for tasks of lm-eval alone", where="--num-fewshot", fix="leave it out, or give --lm-eval")
     if lm_eval is not None:
         _check_harness(common, bridge, arms, split, handoff)
         own["eval__arms"] = own["eval__arms"] or HARNESS_ARMS
@@ -123,7 +128,9 @@ def _report(
     with _alone_in(out, screen):
         tasks, shots = harness
         found = (
-            _run_harness(config, path, screen, tasks, shots) if tasks else _evaluate(config, path, screen, bool(out))
+            _run_harness(config, path, screen, tasks, shots)
+            if tasks is not None
+            else _evaluate(config, path, screen, bool(out))
         )
         reports = [report for report, _, _ in found]
         show_reports(screen, reports)
@@ -148,33 +155,42 @@ def _evaluate_several(
     processes: int,
 ) -> int:
     from helmas_cli.load import shared_by
-    from helmas_cli.several import each, evaluate_several, open_several
+    from helmas_cli.several import check_several, each, open_several
 
     opened = open_several(common, flags, bridges)
     config = next(iter(opened.values()))[1]
+    check_several(opened, common.out)
     gates = [gate(text, config.eval.arms) for text in fail_under]
     if common.dry_run:
         from helmas_cli.plan import show_plan
 
-        return show_plan(screen, "eval", config, bridges=", ".join(opened))
+        return show_plan(screen, "eval", config, bridges=", ".join(opened), out=common.out and str(common.out))
     if (code := shared_by(processes)) is not None:
         return code
-    with _alone_in(common.out, screen):
-        document = evaluate_several(screen, opened)
-        if screen.json:
-            screen.document(document)
-        else:
-            show_comparison(screen, document)
-        if common.out and first():
-            from helmas_core.report.comparison import write_comparison
-
-            for path in write_comparison(common.out.expanduser(), document):
-                screen.note(f"wrote {path}")
+    document = _report_several(screen, opened, common.out)
     if not config.eval.allow_inexact:
         from helmas_core.evaluation.guards import require_exact
 
         require_exact(document["reports"])
     return _judge(screen, gates, each(document))
+
+
+def _report_several(screen: Screen, opened: Opened, out: Path | None) -> dict[str, Any]:
+    """As `_report`, for several bridges."""
+    from helmas_cli.several import evaluate_several
+
+    with _alone_in(out, screen):
+        document = evaluate_several(screen, opened)
+        if screen.json:
+            screen.document(document)
+        else:
+            show_comparison(screen, document)
+        if out and first():
+            from helmas_core.report.comparison import write_comparison
+
+            for path in write_comparison(out.expanduser(), document):
+                screen.note(f"wrote {path}")
+    return document
 
 
 def _evaluate(config: Config, path: Path, screen: Screen, diagnosed: bool) -> list[Found]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from helmas_cli import completion
 from helmas_cli.ask import agreed, check_someone
 from helmas_cli.options import Common, Repo, Revision, Yes
 from helmas_cli.ui import Screen, size
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     from helmas_core.sharing.parcel import Parcel
 
 SIDES = {"pair.teacher": "teacher", "pair.student": "student"}
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name in ./runs, or its bridge.safetensors.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder, its name in ./runs, or its bridge.safetensors.",
+        autocompletion=completion.bridges,
+    ),
+]
 Report = Annotated[
     Path | None, typer.Option("--report", metavar="DIR", help="The --out folder of its helmas eval, if not RUN.")
 ]

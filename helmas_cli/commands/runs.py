@@ -59,7 +59,9 @@ def list_runs(common: Common) -> int:
 
 
 def _scores(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {number(score)}" for name, score in row["accuracy"].items())
+    """What was not measured on the test split says so: a training's own report is of few validation items."""
+    marks = {name: "" if split in (None, "test") else f" ({split})" for name, split in row["splits"].items()}
+    return ", ".join(f"{name} {number(score)}{marks[name]}" for name, score in row["accuracy"].items())
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def summary(run: Run) -> dict[str, Any]:
 
     manifest, config = run.manifest or {"status": "unreadable"}, run.config or {}
     pair, data = config.get("pair", {}), config.get("data", {})
-    arms = {report.get("dataset", "?"): report.get("arms", {}).get("bridge", {}) for report in reports_of(run.report)}
+    reports = {report.get("dataset", "?"): report for report in reports_of(run.report)}
     return {
         "name": run.name,
         "path": str(run.path),
@@ -76,7 +78,8 @@ def summary(run: Run) -> dict[str, Any]:
         "started": manifest.get("started"),
         "pair": f"{pair['teacher']} → {pair['student']}" if {"teacher", "student"} <= set(pair) else None,
         "dataset": data.get("dataset"),
-        "accuracy": {name: arm.get("accuracy") for name, arm in arms.items()},
+        "accuracy": {name: one.get("arms", {}).get("bridge", {}).get("accuracy") for name, one in reports.items()},
+        "splits": {name: one.get("split") for name, one in reports.items()},
     }
 
 
@@ -94,7 +97,7 @@ def show_run(common: Common, name: Name) -> int:
     facts = summary(run)
     facts["argv"] = " ".join((run.manifest or {}).get("argv", []))
     facts["bridge"] = run.bridge if run.bridge.exists() else None
-    del facts["accuracy"]
+    del facts["accuracy"], facts["splits"]
     screen.pairs({key: "" if value is None else value for key, value in facts.items()})
     for report in reports_of(run.report):
         screen.print()
@@ -121,16 +124,23 @@ def compare(common: Common, names: Names) -> int:
 
 def _show_comparison(screen: Screen, found: Mapping[str, Any]) -> None:
     runs, names = found["runs"], [run["name"] for run in found["runs"]]
-    for dataset in dict.fromkeys(one["dataset"] for run in runs for one in run["scores"]):
-        beside = [{one["dataset"]: one["arms"] for one in run["scores"]}.get(dataset, {}) for run in runs]
-        arms = dict.fromkeys(arm for one in beside for arm in one)
-        screen.table(["arm", *names], [[arm, *(number(one.get(arm)) for one in beside)] for arm in arms], str(dataset))
+    for measured in dict.fromkeys(_measured(one) for run in runs for one in run["scores"]):
+        beside = [{_measured(one): one for one in run["scores"]}.get(measured, {"n": None, "arms": {}}) for run in runs]
+        arms = dict.fromkeys(arm for one in beside for arm in one["arms"])
+        rows = [["n", *(number(one["n"]) for one in beside)]]
+        rows += [[arm, *(number(one["arms"].get(arm)) for one in beside)] for arm in arms]
+        screen.table(["arm", *names], rows, measured)
     if found["paired"]:
         rows = map(_paired, found["paired"])
         screen.table(("bridge", "data set", "n", "difference", "95 %", "p"), rows, "the same items")
     if found["differences"]:
         rows = [[key, *map(_short, values)] for key, values in found["differences"].items()]
         screen.table(["differs", *names], rows, left=True)
+
+
+def _measured(scores: Mapping[str, Any]) -> str:
+    """Data set and split: accuracies of two splits do not stand in one table."""
+    return f"{scores['dataset']} · {scores['split']}"
 
 
 def _paired(row: Mapping[str, Any]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from helmas_core.config import CONTROLS
+from helmas_core.config import CONTROLS, Config
+from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.statistics import paired_difference
+from helmas_core.evaluation.verdict import verdict
 
 Report = Mapping[str, Any]
 BRIDGED = ("bridge", "deranged", *CONTROLS)  # the arms that depend on the bridge
@@ -18,17 +20,35 @@ def shared_arms(arms: Sequence[str]) -> list[str]:
     return [arm for arm in arms if arm not in BRIDGED]
 
 
-def beside(reports: Mapping[str, Report], seed: int) -> dict[str, Any]:
+def check_arms(configs: Iterable[Config]) -> None:
+    """ConfigError where the arm that is compared would not be run."""
+    if any("bridge" not in config.eval.arms for config in configs):
+        raise ConfigError("bridge is the arm that is compared", where="--arms", fix="add it")
+
+
+def beside(reports: Mapping[str, Report], seed: int, minimum_n: int = 1, allow_inexact: bool = False) -> dict[str, Any]:
     """{dataset, split, n, arms, variants}: `reports` of one data set by variant, as `eval` makes them.
 
     `arms` are those of the first report that no bridge has a part in. Each variant has its own arms, their contrasts,
-    costs and warnings; `against_first` is its bridge's paired difference to the first variant's.
+    costs, warnings and verdict; `against_first` is its bridge's paired difference to the first variant's. DataError for
+    reports on unlike items, which cannot be paired.
     """
     first = next(iter(reports.values()))
+    for name, report in reports.items():
+        if _items(report) != _items(first):
+            fix = "let data.max_source_tokens and what is read be the same in all"
+            raise DataError("answered other items than the first", where=f"{name}, {first['dataset']}", fix=fix)
     shared = {name: first["arms"][name] for name in shared_arms(list(first["arms"]))}
     head = {key: first[key] for key in ("dataset", "split", "n", "exactness") if key in first}
     rows = {name: _variant(report, first, seed) for name, report in reports.items()}
+    for row in rows.values():
+        costs = {**{arm: first["costs"][arm] for arm in shared if arm in (first.get("costs") or {})}, **row["costs"]}
+        row["verdict"] = verdict({**head, **row, "costs": costs}, minimum_n, allow_inexact)
     return {**head, "arms": shared, "variants": rows}
+
+
+def _items(report: Report) -> list[Any]:
+    return [report["n"], *((item["task"], item["id"]) for item in report.get("items") or ())]
 
 
 def _variant(report: Report, first: Report, seed: int) -> dict[str, Any]:

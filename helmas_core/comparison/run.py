@@ -123,20 +123,32 @@ class Comparison:
 def evaluate_beside(dataset: str, configs: Configs, opened: Open, progress: Progress) -> dict[str, Any]:
     """Every variant on `dataset`, as `beside` puts them; arms without a bridge are run for the first alone.
 
-    DataError for a bridge that has learnt some of the items, unless that is allowed.
+    All answer the items that the first one's split, limit and seed draw. DataError for a bridge that has learnt some of
+    them, unless that is allowed.
     """
     reports: dict[str, dict[str, Any]] = {}
     first = next(iter(configs.values()))
     for name, config in configs.items():
         shared = bool(reports) and read_alike(config, first)
         arms = tuple(arm for arm in config.eval.arms if not shared or arm in BRIDGED)
-        data = config.data.model_copy(update={"dataset": dataset})
-        one = config.model_copy(update={"data": data, "eval": config.eval.model_copy(update={"arms": arms})})
+        one = _on_items_of(first, config, dataset, arms)
         progress.note(f"{name}: evaluating on {dataset}")
         path, pair, bridge = opened(name, one)
         overlap = learnt_items(one, read_metadata(path)["training"])
         reports[name] = {**evaluate(one, pair, bridge, progress), "overlap": overlap}
-    return beside(reports, first.train.seed)
+    return beside(reports, first.train.seed, first.eval.minimum_n, first.eval.allow_inexact)
+
+
+def _on_items_of(first: Config, config: Config, dataset: str, arms: tuple[str, ...]) -> Config:
+    """The configuration on the items that `first` draws: bridges trained with other seeds would draw others."""
+    chosen = {"arms": arms, "split": first.eval.split, "limit": first.eval.limit}
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"dataset": dataset}),
+            "eval": config.eval.model_copy(update=chosen),
+            "train": config.train.model_copy(update={"seed": first.train.seed}),
+        }
+    )
 
 
 def _pair_of(config: Config) -> tuple[Any, ...]:

@@ -96,6 +96,7 @@ def _markdown(document: Document, pictures: list[Picture]) -> str:
     parts += ["\n".join(f"- {escape(name)}: {escape(text)}" for name, text in changes(document).items())]
     for report, picture in zip(document["reports"], pictures, strict=True):
         parts += [f"## {escape(_title(report))}", table(*shared_table(report)), table(*scores_table(report))]
+        parts += ["\n".join(f"- {escape(text)}" for text in verdicts(report))]
         parts += [f"> warning: {escape(text)}" for text in warnings(report)]
         parts += [f"![{escape(picture.words)}](figures/{picture.name}.png)"]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -106,12 +107,18 @@ def warnings(report: Document) -> list[str]:
     return [f"{name}: {text}" for name, row in report["variants"].items() for text in row["warnings"]]
 
 
+def verdicts(report: Document) -> list[str]:
+    """What each variant's figures say in plain words, its name before them."""
+    return [f"{name}: {row['verdict']['text']}" for name, row in report["variants"].items() if row.get("verdict")]
+
+
 def _html(document: Document, pictures: list[Picture]) -> str:
     sections = [
         {
             "title": _title(report),
             "shared": shared_table(report),
             "scores": scores_table(report),
+            "verdicts": verdicts(report),
             "warnings": warnings(report),
             "picture": picture,
         }

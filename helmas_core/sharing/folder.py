@@ -127,7 +127,10 @@ def _check_arrived(staged: Path, names: set[str]) -> None:
             raise CheckpointError(f"{name} is no file of a shared bridge", fix="look at where it comes from")
     if BRIDGE not in names:
         raise CheckpointError(f"holds no {BRIDGE}", fix="give the address of a shared bridge")
-    read_metadata(staged / BRIDGE)  # whole, ours, and of a format that we read
+    try:
+        read_metadata(staged / BRIDGE)  # whole, ours, and of a format that we read
+    except CheckpointError as error:  # the place that it names is gone by then
+        raise CheckpointError(error.what, where=BRIDGE, fix="look at where it comes from") from error
 
 
 def _write(files: Mapping[str, bytes | Path], folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,28 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Core:
     _place(monkeypatch, "conversation", Conversation=Echo)
     _place(monkeypatch, "evaluation.diagnose", diagnose=fake.diagnose_bridge)
     return fake
+
+
+@pytest.fixture
+def comparing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """In place of a comparison, one that learns nothing; returns what it was asked to compare."""
+    asked: list[str] = []
+
+    class Comparison:
+        def __init__(self, *_: Any) -> None: ...
+
+        def go(self, configs: Mapping[str, Any]) -> dict[str, Any]:
+            asked.extend(configs)
+            return {"schema": 1, "command": "compare", "variants": [], "reports": []}
+
+    _place(
+        monkeypatch,
+        "comparison.run",
+        Comparison=Comparison,
+        learnable=lambda config: config,
+        check_configs=lambda configs: None,
+    )
+    return asked
 
 
 def _place(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,29 @@ def test_the_harness_own_command_says_what_is_missing(
     monkeypatch.setattr("helmas_core.lm_eval.find_spec", lambda name: None)
     assert main() == 2
     assert capsys.readouterr().err.startswith("error: helmas_core.lm_eval: lm-evaluation-harness is not installed")
+
+
+def test_no_task_is_not_every_task(cli: Cli, core: Core, bridge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helmas_core.lm_eval.find_spec", lambda name: name)
+    cli("eval", "--bridge", bridge, "--lm-eval", "")
+    assert ("choose", "") in core.calls and "evaluate" not in dict(core.calls)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num-fewshot", "3"], "give --lm-eval"),
+        (["--bridge", "runs/b", "--arms", "student,text"], "bridge is the arm that is compared"),
+        (["--bridge", "runs/b", "-o", "runs/b", "--dry-run"], "a run's folder"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    cli: Cli, core: Core, bridge: Path, tmp_path: Path, flags: list[str], words: str
+) -> None:
+    shutil.copytree(bridge, tmp_path / "runs/b")
+    result = cli("eval", "--bridge", bridge, *flags)
+    assert (result.code, core.calls) == (2, [])
+    assert words in result.err and len(result.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_data_sets_are_completed_and_none_twice(complete: Complete) -> None:
 def test_runs_are_completed_by_what_they_hold(complete: Complete, runs: Path) -> None:
     assert complete("helmas eval --bridge ") == ["runs/first"]
     assert complete("helmas chat --bridge runs/f") == ["runs/first"]
+    assert complete("helmas push ") == ["runs/first"]
     assert complete("helmas inspect-cache --bridge runs/first --against r") == ["runs/first"]
     assert complete("helmas pool ") == ["runs/second"]
     assert sorted(complete("helmas runs show ")) == ["first", "second"]

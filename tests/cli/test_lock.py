@@ -111,14 +111,16 @@ def test_a_folder_that_takes_no_lock_is_named(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_commands_wait_for_no_one(cli: Cli, core: Core, bridge: Path) -> None:
+def test_commands_wait_for_no_one(cli: Cli, core: Core, comparing: list[str], bridge: Path) -> None:
     assert cli("train", "-p", "lab", "-o", "runs/x").code == 0
-    with holder(Path("runs/x").absolute()):
+    with holder(Path("runs/x").absolute()), holder(Path("runs/y").absolute()):
         for argv in (
             ["train", "-o", "runs/x", "--resume"],
             ["train", "-p", "lab", "-o", "runs/x", "--overwrite"],
             ["eval", "--bridge", str(bridge), "-p", "lab", "-o", "runs/x"],
             ["eval", "--bridge", str(bridge), "--bridge", str(bridge), "-p", "lab", "-o", "runs/x"],
+            ["compare", "-p", "lab", "--methods", "ridge,kava", "--dataset", "relay", "-o", "runs/y"],
+            ["eval", "--bridge", str(bridge), "--bridge", str(bridge), "--dataset", "relay", "-o", "runs/y"],
             ["runs", "rm", "x", "--yes"],
         ):
             result = cli(*argv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -166,6 +167,19 @@ def test_compare(cli: Cli, core: Core) -> None:
     alone = cli("runs", "compare", "a")
     assert (alone.code, alone.out) == (2, "")
     assert "name two or more" in alone.err
+
+
+def test_a_validation_score_is_not_shown_as_a_test_score(cli: Cli, core: Core) -> None:
+    two_runs(cli)
+    path = Path("runs/b/report.json")
+    document = json.loads(path.read_text())
+    document["eval"] |= {"split": "validation", "n": 12}
+    path.write_text(json.dumps(document))
+    listed = cli("runs", "list").out
+    assert listed.count("relay .900 (validation)") == 1 and listed.count("relay .900") == 2
+    shown = cli("runs", "compare", "a", "b").out
+    tables = re.findall(r"relay · (\w+)\s+arm +a +b\s+─+\s+n +(\d+)", shown)
+    assert tables == [("test", "40"), ("validation", "12")]
 
 
 def test_rm_asks_first_and_needs_somebody_to_ask(cli: Cli, core: Core, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,8 @@ def test_a_truncated_file_is_refused(saved: Path, unequal: Pair, kept: int) -> N
     saved.write_bytes(saved.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match=r"^\S+: not a whole safetensors file"):
         load_bridge(saved, unequal)
+    with pytest.raises(CheckpointError, match=r"^\S*bridge\.safetensors: not a whole safetensors file"):
+        read_metadata(saved)
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path, unequal: Pair) -> None:

@@ -13,7 +13,7 @@ import pytest
 from helmas_cli.app import main
 from helmas_core.comparison.result import beside, shared_arms
 from helmas_core.comparison.run import Comparison
-from helmas_core.errors import ConfigError
+from helmas_core.errors import ConfigError, DataError
 from helmas_core.lock import locked
 from helmas_core.progress import Progress, Stopped
 from helmas_core.report.comparison import scores_table, write_comparison
@@ -54,6 +54,24 @@ def test_each_variant_is_set_against_the_shared_arms_and_the_first() -> None:
     assert variants["first"]["contrasts"]["bridge-deranged"]["delta"] == 0.75
 
 
+def test_each_variant_is_judged_as_alone() -> None:
+    costs = {arm: {"cold": {"p50": s}} for arm, s in {"text": 1.0, "bridge": 2.0}.items()}
+    second = report({"bridge": "0010", "deranged": "0010"}) | {"costs": {"bridge": {"cold": {"p50": 4.0}}}}
+    rows = beside({"first": report(MARKS) | {"costs": costs}, "second": second}, seed=0)["variants"]
+    assert "2.0x slower than text cold" in rows["first"]["verdict"]["text"]
+    assert rows["second"]["verdict"]["level"] == "useless"
+    assert "4.0x slower than text cold" in rows["second"]["verdict"]["text"]
+    few = beside({"first": report(MARKS)}, seed=0, minimum_n=5)["variants"]["first"]["verdict"]
+    assert few["level"] == "too_few"
+
+
+@pytest.mark.parametrize("other", [{"n": 3}, {"items": [{"task": "relay", "id": "2"}]}])
+def test_unlike_items_are_not_paired(other: dict[str, Any]) -> None:
+    first = report(MARKS) | {"items": [{"task": "relay", "id": "1"}]}
+    with pytest.raises(DataError, match="second, relay: answered other items than the first"):
+        beside({"first": first, "second": first | other}, seed=0)
+
+
 def test_the_report_shows_every_variant_and_its_warnings(tmp_path: Path) -> None:
     one = {"run": "r", "method": "helmas", "mode": "replace", "parameters": 7, "steps": 2, "train_seconds": 1.5}
     first = {**one, "name": "first", "changes": {}}
@@ -63,6 +81,7 @@ def test_the_report_shows_every_variant_and_its_warnings(tmp_path: Path) -> None
     assert all(path.is_file() for path in made)
     text, page = ((tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
     assert "second: odd" in text
+    assert all("second: useless: it does no better" in shown for shown in (text, page))
     assert "train.seed = 1" in page
     assert "<b>second" not in page
     assert "<b>second" not in text
