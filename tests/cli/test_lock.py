@@ -118,7 +118,6 @@ def test_commands_wait_for_no_one(cli: Cli, core: Core, comparing: list[str], br
             ["train", "-o", "runs/x", "--resume"],
             ["train", "-p", "lab", "-o", "runs/x", "--overwrite"],
             ["eval", "--bridge", str(bridge), "-p", "lab", "-o", "runs/x"],
-            ["eval", "--bridge", str(bridge), "--bridge", str(bridge), "-p", "lab", "-o", "runs/x"],
             ["compare", "-p", "lab", "--methods", "ridge,kava", "--dataset", "relay", "-o", "runs/y"],
             ["eval", "--bridge", str(bridge), "--bridge", str(bridge), "--dataset", "relay", "-o", "runs/y"],
             ["runs", "rm", "x", "--yes"],
