@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
@@ -74,6 +76,8 @@ def test_ctrl_c_stops_the_answer_only(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     environment |= {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1"}
     arguments = ["-c", ENDLESS, "chat", "-p", "lab", "-s", "eval.baseline_tokens=1000000"]
+    # a test run in the background ignores SIGINT, and so would all that it starts
+    not_ignoring: dict[str, Any] = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     talk = pexpect.spawn(
         sys.executable,
         arguments,
@@ -82,6 +86,7 @@ def test_ctrl_c_stops_the_answer_only(tmp_path: Path) -> None:
         encoding="utf-8",
         timeout=WAIT,
         dimensions=(50, 200),
+        **not_ignoring,
     )
     talk.expect("Ctrl-D leaves")
     for count in (1, 2):
