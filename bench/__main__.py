@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import evaluation, handoff, start, training
+from bench import evaluation, handoff, harness, start, training
 from bench.measure import Ratio, machine
 from helmas_core.config import load_config
 from helmas_core.errors import HelmasError
@@ -24,16 +24,17 @@ from helmas_core.models.pair import Pair, load_pair
 RESULTS = Path(__file__).parent / "results"
 
 
-def measures(pair: Pair, repeats: int, curve: bool) -> dict[str, Callable[[], Iterator[Ratio]]]:
+def measures(pair: Pair, repeats: int, curve: bool, dataset: str) -> dict[str, Callable[[], Iterator[Ratio]]]:
     few = max(1, repeats // 3)
     return {
         "handoff": lambda: handoff.against_prefill(pair, repeats, curve),
-        "floor": lambda: handoff.against_floor(pair, repeats),
+        "floor": lambda: handoff.against_floor(pair, repeats, curve),
         "answer": lambda: handoff.answer_time(pair, few),
         "step": lambda: training.step_over_passes(pair, repeats),
         "epoch": lambda: training.epoch_with_filled_store(pair, few),
         "batched": lambda: evaluation.batched(pair, few),
         "arms": lambda: evaluation.arms_at_once(pair, few),
+        "harness": lambda: harness.against_harness(pair, few, dataset),
         "start": lambda: start.command_line(repeats),
         "lab": lambda: start.lab_training(),
     }
@@ -78,9 +79,10 @@ def main() -> int:
     parser.add_argument("--name", default="lab", help="file under bench/results")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
-        "--only", default="", help="comma-separated: handoff floor answer step epoch batched arms start lab"
+        "--only", default="", help="comma-separated: handoff floor answer step epoch batched arms harness start lab"
     )
     parser.add_argument("--curve", action="store_true", help="hand-off at 64, 512 and 2,048 tokens, batch 1 and 8")
+    parser.add_argument("--dataset", default="relay", help="what lm-eval's backend and we are asked")
     given = parser.parse_args()
     lab = given.teacher.startswith("lab:")
     sets = [f"pair.teacher={given.teacher}", f"pair.student={given.student}"]
@@ -90,7 +92,7 @@ def main() -> int:
     except HelmasError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    known = measures(pair, given.repeats, given.curve)
+    known = measures(pair, given.repeats, given.curve, given.dataset)
     chosen = [name for name in given.only.split(",") if name] or [n for n in known if lab or n not in ("start", "lab")]
     if unknown := set(chosen) - set(known):
         parser.error(f"unknown measure {', '.join(sorted(unknown))}; known: {', '.join(known)}")

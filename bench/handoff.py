@@ -54,18 +54,25 @@ def against_prefill(pair: Pair, repeats: int, curve: bool) -> Iterator[Ratio]:
             )
 
 
-def against_floor(pair: Pair, repeats: int) -> Iterator[Ratio]:
+def against_floor(pair: Pair, repeats: int, curve: bool) -> Iterator[Ratio]:
     """The hand-off over what its arithmetic, or its traffic, would take at this machine's best."""
-    flops, bandwidth = peak(pair.device, pair.student.model.dtype)
+    best = peak(pair.device, pair.student.model.dtype)
     for kind, (options, _) in KINDS.items():
         bridge = build_bridge(BridgeSection.model_validate(options), pair).eval()
-        ids, mask = tokens_of(pair, 1, 512)
-        state = capture(pair.teacher.model, ids, mask)
-        work = lambda state=state, bridge=bridge: hand_over(bridge, state, pair)  # noqa: E731 - timed twice over
-        times, _ = in_turn(work, lambda: None, pair.device, repeats)
-        rows = 512 * (pair.student.geometry.kv_heads if kind == "head-wise" else 1)
-        floor = max(2 * bridge.parameter_count() * rows / flops, (traffic(bridge, state)) / bandwidth)
-        yield Ratio(f"{kind} hand-off over its floor", "hand-off", "floor", times, [floor] * repeats, 3.0, ceiling=True)
+        for batch, length in CURVE if curve else [(1, 512)]:
+            state = capture(pair.teacher.model, *tokens_of(pair, batch, length))
+            work = lambda state=state, bridge=bridge: hand_over(bridge, state, pair)  # noqa: E731 - timed twice over
+            times, _ = in_turn(work, lambda: None, pair.device, repeats)
+            bound = [floor(kind, bridge, state, *best)] * repeats
+            name = f"{kind} hand-off over its floor, {batch} × {length} tokens"
+            goal = 3.0 if (batch, length) == (1, 512) else None
+            yield Ratio(name, "hand-off", "floor", times, bound, goal, ceiling=True)
+
+
+def floor(kind: str, bridge: Bridge, state: KVCache, flops: float, bandwidth: float) -> float:
+    """Seconds: the longer of the matrix products at `flops` FLOP/s and the traffic at `bandwidth` bytes/s."""
+    rows = state.batch * state.length * (bridge.student_geometry.kv_heads if kind == "head-wise" else 1)
+    return max(2 * bridge.parameter_count() * rows / flops, traffic(bridge, state) / bandwidth)
 
 
 def traffic(bridge: Bridge, state: KVCache) -> int:
