@@ -1,6 +1,7 @@
 """Stage: mix the teacher's layers into as many as the student has. Over the layer axis only, K and V apart.
 
-Shapes: B batch, L layers (Lt teacher, Ls student), H KV heads, T tokens, D head dim.
+Shapes: B batch, L layers (Lt teacher, Ls student), H KV heads, T tokens, D head dim. Layers come first, so that mixing
+them moves nothing about.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class SkipBlend(nn.Module):
         self.register_buffer("chosen", centres(teacher_layers, student_layers).round().long(), persistent=False)
 
     def forward(self, states: Tensor, which: int) -> Tensor:  # noqa: ARG002 - all blends are called alike
-        """[B, Lt, H, T, D] → [B, Ls, H, T, D]; `which` is 0 for keys, 1 for values."""
-        return states[:, self.chosen]
+        """[Lt, B, T, H, D] → [Ls, B, T, H, D]; `which` is 0 for keys, 1 for values."""
+        return states[self.chosen]
 
     def weights(self) -> Tensor:
         """[2, Ls, Lt]: the share of each teacher layer in each student layer."""
@@ -71,7 +72,7 @@ class LocalBlend(nn.Module):
 
     def forward(self, states: Tensor, which: int) -> Tensor:
         taps = torch.cat((self.taps[which], self.taps[which]), -1)[..., : states.shape[-1]]
-        return torch.einsum("blkhtd,lkd->blhtd", states[:, self.window], taps)
+        return torch.einsum("lkbthd,lkd->lbthd", states[self.window], taps.to(states.dtype))
 
     def weights(self) -> Tensor:
         mean = self.taps.detach().float().mean(-1)
@@ -91,7 +92,8 @@ class AttentionBlend(nn.Module):
         self.logits = nn.Parameter(-distance.repeat(2, 1, 1))
 
     def forward(self, states: Tensor, which: int) -> Tensor:
-        return torch.einsum("bjhtd,lj->blhtd", states, self.logits[which].softmax(-1))
+        shares = self.logits[which].softmax(-1).to(states.dtype)
+        return torch.mm(shares, states.flatten(1)).unflatten(1, states.shape[1:])
 
     def weights(self) -> Tensor:
         return self.logits.detach().float().softmax(-1)

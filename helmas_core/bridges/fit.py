@@ -39,9 +39,20 @@ class Statistics(nn.Module):
         mean, std = self.mean[:, :, :, None], self.std[:, :, :, None]
         return (keys - mean[0]) / std[0], (values - mean[1]) / std[1]
 
+    def standardise_into(self, out: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """The same layer by layer, [B, H, T, D] each, without a copy in between: `out` is [L, B, T, 2, H, D], of any
+        layout and dtype. No gradient goes through it."""
+        scale = 1 / self.std[:, :, :, None]
+        shift = -self.mean[:, :, :, None] * scale
+        for which, states in enumerate((keys, values)):
+            for layer, state in enumerate(states):
+                moved = torch.addcmul(shift[which, layer], state.float(), scale[which, layer])
+                out[layer, :, :, which].copy_(moved.transpose(1, 2))
+        return out
+
     def restore(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = self.mean[:, :, :, None], self.std[:, :, :, None]
-        return keys * std[0] + mean[0], values * std[1] + mean[1]
+        return torch.addcmul(mean[0], keys, std[0]), torch.addcmul(mean[1], values, std[1])
 
 
 class Sums:

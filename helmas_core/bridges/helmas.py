@@ -17,7 +17,7 @@ from helmas_core.bridges.base import KeysValues
 from helmas_core.bridges.blend import build_blend, nearest_layers
 from helmas_core.bridges.fit import AUTO_STRENGTHS, Ridge, held_out
 from helmas_core.bridges.project import DeepProjector, HeadMap, WideProjector
-from helmas_core.bridges.standard import Translator, fuse_gate, layer_shares, token_rows
+from helmas_core.bridges.standard import Translator, fuse_gate, layer_shares, neighbours, product_dtype, token_rows
 from helmas_core.config import Section
 from helmas_core.models.cache import KVCache
 from helmas_core.models.geometry import Geometry
@@ -102,21 +102,21 @@ class HelmasBridge(Translator):
         return self.options.rope_handling == "full"
 
     def translate(self, state: KVCache) -> KeysValues:
-        inputs = self._inputs(self.teacher_form(state))
+        inputs = self._inputs(state, product_dtype(state))
         return self._outputs([p(x) for p, x in zip(self.projectors, inputs, strict=True)], state)
 
-    def _inputs(self, states: KeysValues) -> list[Tensor]:
+    def _inputs(self, state: KVCache, dtype: torch.dtype) -> list[Tensor]:
         """The projectors' inputs, [Ls, N, I] each: one joint, or one for keys and one for values."""
         if self.blend is None:
-            return [token_rows(states).flatten(1, 2)[self.window].transpose(1, 2).flatten(2)]
-        return [self._rows(self.blend(x, which), which) for which, x in enumerate(states)]
+            return [neighbours(self.by_token(state, dtype), self.window)]
+        return [self._rows(self.blend(x, which), which) for which, x in enumerate(self.by_layer(state, dtype))]
 
     def _rows(self, blended: Tensor, which: int) -> Tensor:
-        """[B, Ls, Ht, T, D] → rows of one head each, or of all heads of a token."""
+        """[Ls, B, T, Ht, D] → rows of one head each, or of all heads of a token."""
         if self.options.projector_input == "layer":
-            return blended.permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
+            return blended.flatten(3).flatten(1, 2)
         mapped = blended if self.head_map is None else self.head_map(blended, which)
-        return mapped.permute(1, 0, 3, 2, 4).flatten(1, 3)
+        return mapped.flatten(1, 3)
 
     def _outputs(self, projected: list[Tensor], state: KVCache) -> KeysValues:
         """[Ls, N, O] → keys and values [B, Ls, Hs, T, Ds]."""
@@ -147,7 +147,7 @@ class HelmasBridge(Translator):
         device = self.source.mean.device
         for (state, own), chosen in held_out(batches):
             state, own, held = state.to(device), own.to(device), chosen.to(device)[:, None]
-            inputs = self._inputs(self.teacher_form(state))
+            inputs = self._inputs(state, torch.float32)
             for solver, x, y in zip(solvers, inputs, self._targets(own), strict=True):
                 solver.add(x, y, _rows_of(state.mask, x), _rows_of(held.expand_as(state.mask), x))
         return solvers

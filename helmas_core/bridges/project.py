@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,24 @@ from torch.nn.functional import gelu
 
 def _weight(layers: int, inputs: int, outputs: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(layers, inputs, outputs) / math.sqrt(inputs))
+
+
+class Casts:
+    """Weights in the dtype of what they are to meet, cast again only after they have changed.
+
+    Where a gradient is wanted the weight itself comes back: autocast casts it there.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[tuple[Any, ...], Tensor]] = {}
+
+    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        if weight.dtype == dtype or torch.is_grad_enabled():
+            return weight
+        state = (weight.data_ptr(), weight._version, dtype)
+        if self.kept.get(id(weight), ((), weight))[0] != state:
+            self.kept[id(weight)] = (state, weight.detach().to(dtype))
+        return self.kept[id(weight)][1]
 
 
 class DeepProjector(nn.Module):
@@ -28,11 +47,12 @@ class DeepProjector(nn.Module):
         super().__init__()
         widths = [inputs, *[hidden] * (depth - 1), outputs]
         self.maps = nn.ParameterList(_weight(layers, a, b) for a, b in pairwise(widths))
+        self.cast = Casts()
 
     def forward(self, x: Tensor) -> Tensor:
         """[L, N, I] → [L, N, O]."""
         for index, weight in enumerate(self.maps):
-            x = torch.bmm(gelu(x) if index else x, weight)
+            x = torch.bmm(gelu(x) if index else x, self.cast(weight, x.dtype))
         return x
 
     @torch.no_grad()
@@ -72,11 +92,12 @@ class WideProjector(nn.Module):
         self.residual = DeepProjector(layers, inputs, outputs, hidden, depth) if depth > 1 else None
         if self.residual is not None:
             nn.init.zeros_(self.residual.maps[-1])
+        self.cast = Casts()
 
     def forward(self, x: Tensor) -> Tensor:
         """[L, N, I] → [L, N, O]."""
-        straight = torch.bmm(x, self.linear)
-        straight = straight if self.widen is None else torch.bmm(straight, self.widen)
+        straight = torch.bmm(x, self.cast(self.linear, x.dtype))
+        straight = straight if self.widen is None else torch.bmm(straight, self.cast(self.widen, x.dtype))
         return straight if self.residual is None else straight + self.residual(x)
 
     @torch.no_grad()
@@ -106,5 +127,5 @@ class HeadMap(nn.Module):
         self.weight = nn.Parameter(shares.repeat(2, layers, 1, 1))
 
     def forward(self, states: Tensor, which: int) -> Tensor:
-        """[B, L, Ht, T, D] → [B, L, Hs, T, D]; `which` is 0 for keys, 1 for values."""
-        return torch.einsum("blhtd,lsh->blstd", states, self.weight[which])
+        """[L, B, T, Ht, D] → [L, B, T, Hs, D]; `which` is 0 for keys, 1 for values."""
+        return torch.einsum("lbthd,lsh->lbtsd", states, self.weight[which].to(states.dtype))

@@ -16,7 +16,15 @@ from torch import Tensor
 from helmas_core.bridges.base import KeysValues
 from helmas_core.bridges.blend import nearest_layers
 from helmas_core.bridges.fit import AUTO_STRENGTHS, Ridge, held_out
-from helmas_core.bridges.standard import Translator, layer_shares, states_of, token_rows
+from helmas_core.bridges.project import Casts
+from helmas_core.bridges.standard import (
+    Translator,
+    layer_shares,
+    neighbours,
+    product_dtype,
+    states_of,
+    token_rows,
+)
 from helmas_core.config import Section
 from helmas_core.errors import DataError
 from helmas_core.models.cache import KVCache
@@ -58,14 +66,16 @@ class RidgeBridge(Translator):
         width = window.shape[1] * 2 * teacher.kv_heads * teacher.head_dim
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("weight", torch.zeros(student.layers, width, 2 * student.kv_heads * student.head_dim))
+        self.cast = Casts()
 
     def translate(self, state: KVCache) -> KeysValues:
-        made = torch.bmm(self._inputs(state), self.weight).unflatten(1, (state.batch, state.length))
+        inputs = self._inputs(state, product_dtype(state))
+        made = torch.bmm(inputs, self.cast(self.weight, inputs.dtype)).unflatten(1, (state.batch, state.length))
         return states_of(made.float(), self.student_geometry.kv_heads)
 
-    def _inputs(self, state: KVCache) -> Tensor:
+    def _inputs(self, state: KVCache, dtype: torch.dtype) -> Tensor:
         """[Ls, B · T, I]: all heads of the layers in each student layer's window."""
-        return token_rows(self.teacher_form(state)).flatten(1, 2)[self.window].transpose(1, 2).flatten(2)
+        return neighbours(self.by_token(state, dtype), self.window)
 
     @torch.no_grad()
     def fit(self, batches: Sequence[tuple[KVCache, KVCache]]) -> dict[str, Any]:
@@ -75,7 +85,7 @@ class RidgeBridge(Translator):
         for (state, own), held in held_out(batches):
             placed, target = state.to(device), self.standard_form(own.to(device))
             rows = (placed.mask.flatten(), held[:, None].expand_as(state.mask).flatten().to(device))
-            solver.add(self._inputs(placed), token_rows(target).flatten(1, 2), *rows)
+            solver.add(self._inputs(placed, torch.float32), token_rows(target).flatten(1, 2), *rows)
         self.weight.copy_(solver.solve())
         figures = {"start": "ridge", "rows": solver.moments.rows, "ridge": solver.strength}
         return {**figures, "unexplained": round(solver.unexplained(), 4)}

@@ -37,6 +37,25 @@ class StandardBridge(Bridge):
         """A teacher's cache, standardised, [B, Lt, Ht, T, Dt] each."""
         return self.source.standardise(*self._plain(state, 0))
 
+    def by_token(self, state: KVCache, dtype: torch.dtype) -> Tensor:
+        """The same as one row for each token, all layers side by side: [B · T, Lt, 2 · Ht · Dt]."""
+        layers, heads, dim = self.source.mean.shape[1:]
+        rows = torch.empty(state.batch, state.length, layers, 2, heads, dim, dtype=dtype, device=state.mask.device)
+        self._write(state, rows.permute(2, 0, 1, 3, 4, 5))
+        return rows.flatten(3).flatten(0, 1)
+
+    def by_layer(self, state: KVCache, dtype: torch.dtype) -> Tensor:
+        """The same layer by layer, keys before values: [2, Lt, B, T, Ht, Dt]."""
+        layers, heads, dim = self.source.mean.shape[1:]
+        rows = torch.empty(2, layers, state.batch, state.length, heads, dim, dtype=dtype, device=state.mask.device)
+        self._write(state, rows.permute(1, 2, 3, 0, 4, 5))
+        return rows
+
+    @torch.no_grad()
+    def _write(self, state: KVCache, out: Tensor) -> None:
+        plain = self._turned(state, 0)
+        self.source.standardise_into(out, plain.keys, plain.values)
+
     def standard_form(self, own: KVCache) -> KeysValues:
         """A student's cache, standardised, [B, Ls, Hs, T, Ds] each."""
         return self.target.standardise(*self._plain(own, 1))
@@ -48,16 +67,18 @@ class StandardBridge(Bridge):
         return self.ropes[1].rotate(cache) if self.takes_rope_off else cache
 
     def _plain(self, cache: KVCache, side: int) -> KeysValues:
-        """fp32, and RoPE off unless the method leaves it on; `side` is 0 for the teacher, 1 for the student."""
+        """fp32, [B, L, H, T, D] each, and RoPE off unless the method leaves it on; `side` is 0 for the teacher."""
+        keys, values = self._turned(cache, side).stacked()
+        return keys.float(), values.float()
+
+    def _turned(self, cache: KVCache, side: int) -> KVCache:
+        """RoPE off, or on where the method leaves it on."""
         if self.ropes is None:
             raise CacheError("the bridge has no models' angles", fix="call bridge.attach(pair) first")
         rope: Rope = self.ropes[side]
         if cache.rotated and self.takes_rope_off:
-            cache = rope.unrotate(cache)
-        elif not (cache.rotated or self.takes_rope_off):
-            cache = rope.rotate(cache)
-        keys, values = cache.stacked()
-        return keys.float(), values.float()
+            return rope.unrotate(cache)
+        return cache if cache.rotated or self.takes_rope_off else rope.rotate(cache)
 
     @torch.no_grad()
     def fit(self, batches: Sequence[tuple[KVCache, KVCache]]) -> dict[str, Any]:
@@ -113,6 +134,15 @@ class Translator(StandardBridge):
         return {"gate": None if self.gate is None else self.gate.detach().sigmoid()}
 
 
+def product_dtype(state: KVCache) -> torch.dtype:
+    """What matrix products on `state` are computed in: fp32 where a gradient is wanted, unless autocast says otherwise;
+    without one bf16, as the models themselves, where that is what they keep."""
+    device, kept = state.mask.device.type, state.keys[0].dtype
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return kept if kept == torch.bfloat16 and not torch.is_grad_enabled() else torch.float32
+
+
 def fuse_gate(mode: str, student: Geometry) -> nn.Parameter | None:
     """[2, Ls, Hs] logits, nearly shut at the start; None where nothing is fused."""
     return nn.Parameter(torch.full((2, student.layers, student.kv_heads), -2.0)) if mode == "fuse" else None
@@ -128,6 +158,13 @@ def token_rows(states: KeysValues) -> Tensor:
     """Keys and values of all heads, side by side: [B, L, H, T, D] each → [L, B, T, 2·H·D]."""
     both = torch.stack(states, 2).permute(1, 0, 4, 2, 3, 5)  # [L, B, T, 2, H, D]
     return both.flatten(3)
+
+
+def neighbours(rows: Tensor, window: Tensor) -> Tensor:
+    """What the layers of each `window` [Ls, k], one after another, keep of a token: [N, Lt, W] → [Ls, N, k · W]."""
+    layers, width, count = *rows.shape[1:], window.shape[1]
+    views = rows.as_strided((layers - count + 1, len(rows), count * width), (width, layers * width, 1))
+    return views.index_select(0, window[:, 0])
 
 
 def states_of(rows: Tensor, heads: int) -> KeysValues:

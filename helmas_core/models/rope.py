@@ -21,11 +21,6 @@ from helmas_core.models.layers import decoder, layer_inputs, layer_states
 _MOVED = 64  # positions
 
 
-def rotate_half(x: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return torch.cat((-second, first), -1)
-
-
 class Rope:
     """The rotations of one model; the identity in `still` layers, and for a model without a rotary module (learned
     positions)."""
@@ -57,24 +52,36 @@ class Rope:
         if self.module is None:
             return replace(cache, rotated=on)
         angles = {kind: self.angles(cache.positions, kind) for kind in set(self.layer_types)}
-        turn = apply_rotation if on else remove_rotation
-        plain = (lambda keys: keys) if on else Tensor.float
+        turns = angles if on else {kind: backwards(*both) for kind, both in angles.items()}
         layers = enumerate(zip(cache.keys, self.layer_types, strict=True))
-        keys = tuple(plain(k) if i in self.still else turn(k, *angles[kind]) for i, (k, kind) in layers)
+        turned = (k.float() if i in self.still else _turned(k, *turns[kind]) for i, (k, kind) in layers)
+        keys = tuple(k.to(cache.keys[0].dtype) if on else k for k in turned)
         return replace(cache, keys=keys, rotated=on)
 
 
 def apply_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[B, H, T, D] → the same, rotated in fp32 on the first R channels; the rest passes."""
-    turned, rest = keys.float().split([cos.shape[-1], keys.shape[-1] - cos.shape[-1]], -1)
-    return torch.cat((turned * cos + rotate_half(turned) * sin, rest), -1).to(keys.dtype)
+    return _turned(keys, cos, sin).to(keys.dtype)
 
 
 def remove_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The inverse of `apply_rotation`, in fp32. cos² + sin² is the squared attention scaling, divided out."""
-    turned, rest = keys.float().split([cos.shape[-1], keys.shape[-1] - cos.shape[-1]], -1)
-    back = (turned * cos - rotate_half(turned) * sin) / (cos.square() + sin.square())
-    return torch.cat((back, rest), -1)
+    """The inverse of `apply_rotation`, in fp32."""
+    return _turned(keys, *backwards(cos, sin))
+
+
+def backwards(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The angles of the way back. cos² + sin² is the squared attention scaling, divided out."""
+    squared = cos.square() + sin.square()
+    return cos / squared, -sin / squared
+
+
+def _turned(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """k · cos + rotate_half(k) · sin on the first R channels, in fp32, half by half: no copy is only moved about."""
+    half = cos.shape[-1] // 2
+    first, second, rest = keys.float().split([half, half, keys.shape[-1] - 2 * half], -1)
+    (cos_first, cos_second), (sin_first, sin_second) = cos.chunk(2, -1), sin.chunk(2, -1)
+    turned = torch.addcmul(first * cos_first, second, sin_first, value=-1)
+    return torch.cat((turned, torch.addcmul(second * cos_second, first, sin_second), rest), -1)
 
 
 def _rotary_module(model: PreTrainedModel) -> nn.Module | None:

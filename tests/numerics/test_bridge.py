@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.fit import AUTO_STRENGTHS, Ridge, Statistics, Sums
 from helmas_core.bridges.helmas import HelmasBridge, HelmasOptions
-from helmas_core.bridges.registry import make_bridge
+from helmas_core.bridges.registry import build_bridge, make_bridge
 from helmas_core.config import BridgeSection
 from helmas_core.errors import DataError
 from helmas_core.models.cache import KVCache, capture
@@ -42,13 +43,23 @@ OPTIONS += [
 
 
 def _fitted(pair: Pair, mode: str = "replace", **options: Any) -> tuple[HelmasBridge, KVCache, KVCache]:
-    bridge = HelmasBridge(pair.teacher.geometry, pair.student.geometry, mode, HelmasOptions(**options))
-    bridge.attach(pair)
+    bridge, state, own = _fitted_by(pair, BridgeSection.model_validate({"mode": mode, **options}))
+    assert isinstance(bridge, HelmasBridge)
+    return bridge, state, own
+
+
+def _fitted_by(pair: Pair, section: BridgeSection) -> tuple[Bridge, KVCache, KVCache]:
+    bridge = build_bridge(section, pair)
     texts = torch.randint(1, 512, (16, 40), generator=torch.Generator().manual_seed(3))
     state, own = (capture(m.model, texts, torch.ones_like(texts)) for m in (pair.teacher, pair.student))
     bridge.fit([(state, own)])
     read = pad_left(SOURCES, 0)
     return bridge, capture(pair.teacher.model, *read), capture(pair.student.model, *read)
+
+
+@torch.no_grad()
+def _without_gradient(bridge: Bridge, state: KVCache) -> KVCache:
+    return bridge(state)
 
 
 @pytest.mark.parametrize(("blending", "blend_count"), [("skip", 0), ("blend", 10_752), ("attention", 2_016)])
@@ -93,6 +104,39 @@ def test_a_batch_equals_its_singles(unequal: Pair, options: dict[str, Any]) -> N
         alone = bridge(state.row(row))
         for ours, theirs in zip(together.row(row).keys, alone.keys, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+QUICK = [
+    BridgeSection.model_validate(given)
+    for given in (*({"mode": "replace", **o} for o in OPTIONS), {"method": "ridge", "max_ratio": 99})
+]
+
+
+@pytest.mark.parametrize("section", QUICK, ids=str)
+def test_bf16_caches_are_translated_in_bf16_as_well_as_in_fp32(unequal: Pair, section: BridgeSection) -> None:
+    """Off by what rounding once or twice costs, and far less than any bridge is; fp32 caches are not rounded at all."""
+    bridge, state, own = _fitted_by(unequal, section)
+    coarse, real = state.to("cpu", torch.bfloat16), own.mask[:, None, None, :, None]
+    exact, quick = bridge(coarse), _without_gradient(bridge, coarse)
+    assert not torch.equal(exact.values[0], quick.values[0])
+    for a, b in zip(bridge.standard_form(exact), bridge.standard_form(quick), strict=True):
+        assert ((a - b) * real).square().mean().sqrt() < 0.01 * (a * real).square().mean().sqrt()
+    for a, b in zip(bridge(state).keys, _without_gradient(bridge, state).keys, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_bridge_that_learnt_on_is_cast_again(unequal: Pair) -> None:
+    bridge, state, _ = _fitted(unequal, projector_input="neighbourhood")
+    coarse = state.to("cpu", torch.bfloat16)
+    before = _without_gradient(bridge, coarse)
+    again = _without_gradient(bridge, coarse)
+    optimiser = torch.optim.AdamW(bridge.parameters(), lr=0.1)
+    torch.stack(bridge(coarse).values).square().sum().backward()
+    optimiser.step()
+    after = _without_gradient(bridge, coarse)
+    assert all(map(torch.equal, before.values, again.values))
+    assert not any(map(torch.equal, before.values, after.values))
+    torch.testing.assert_close(bridge(coarse).values, after.values, rtol=0.05, atol=0.1)
 
 
 def test_the_closed_form_start_recovers_a_linear_pair() -> None:
@@ -210,9 +254,9 @@ def test_blending_mixes_layers_and_nothing_else(unequal: Pair) -> None:
     for kind in ("skip", "blend", "attention"):
         bridge, _, _ = _fitted(unequal, layer_blending=kind)
         assert bridge.blend is not None
-        marked = torch.zeros(1, 5, 4, 3, 16)
-        marked[:, 2] = 1.0
-        reached = bridge.blend(marked, 0).amax((0, 2, 3, 4))
+        marked = torch.zeros(5, 1, 3, 4, 16)
+        marked[2] = 1.0
+        reached = bridge.blend(marked, 0).amax((1, 2, 3, 4))
         torch.testing.assert_close(reached, bridge.diagnostics()["blend"][0, :, 2], rtol=1e-5, atol=1e-6)
 
 
