@@ -96,7 +96,8 @@ def render(
     A text is all source: there is nothing to ask about it. A task whose data set tells no reasoning takes none unless
     the teacher writes it, so that one mix may hold both sorts.
     `scaffold` "plain" puts the question as "Q: …" and asks with "A:", where the item brings no cue of its own.
-    `cut` takes the last step off the reasoning, so that it does not state the result; "" may be what is left of it.
+    `cut`, or the task, takes the last step off the reasoning, so that it does not state the result; what is left may
+    be "".
     Raises DataError for an item that takes reasoning and has none, unless it has private text to hand over.
     """
     if task.kind == "text":
@@ -104,7 +105,7 @@ def render(
     item, cue = _worded(task, item, scaffold)
     wanted = takes_reasoning(item, handoff) and (task.reasons or reasoning is not None or bool(item.reasoning))
     whole = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
-    thought = without_last_step(whole) if cut and whole else whole
+    thought = without_last_step(whole) if (cut or task.cut) and whole else whole
     opening, header = _user_turn(template, question_text(item))
     alone = opening + _after(header, cue)
     if thought:

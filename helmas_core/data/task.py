@@ -80,6 +80,7 @@ class Task:
     stop: tuple[str, ...] = ("\n",)
     few_shot: tuple[Example, ...] = ()
     reasons: bool = False
+    cut: bool = False  # its reasoning is handed over without its last step, whatever the configuration says
     grouped: bool = False  # the file is sorted by subject, so its first items say little about all
 
     def parse(self, text: str, cued: bool = True) -> str | None:

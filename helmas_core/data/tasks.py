@@ -51,6 +51,17 @@ _TASKS = (
         few_shot=WORD_PROBLEMS,
     ),
     _reasoned(
+        "gsm8k-cut",
+        parse.NUMBER,
+        records.gsm8k,
+        "question answer",
+        splits=WITH_TEST,
+        hub=Hub("openai/gsm8k", "main"),
+        folder="gsm8k",
+        few_shot=WORD_PROBLEMS,
+        cut=True,
+    ),
+    _reasoned(
         "math",
         parse.MATH,
         records.math,

@@ -138,6 +138,7 @@ STEPS = Item("t", "How many?", "72", reasoning="48/2 = 24 in May.\n48+24 = 72.")
 def test_a_cut_reasoning_is_handed_over_without_its_result(chat: Template | None) -> None:
     whole, cut = (render(get_task("gsm8k"), STEPS, "reasoning", chat, cut=cut) for cut in (False, True))
     assert whole.source == cut.source + "\n48+24 = 72."
+    assert render(get_task("gsm8k-cut"), STEPS, "reasoning", chat) == cut
     assert cut.source.endswith("48/2 = 24 in May.")
     assert (cut.query, cut.alone, cut.target) == (whole.query, whole.alone, whole.target)
     assert (whole.reasoning, cut.reasoning) == (STEPS.reasoning, "48/2 = 24 in May.")
