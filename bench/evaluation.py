@@ -22,7 +22,7 @@ class Bench:
     """One bridge, fitted on the items that it is measured on: what it knows does not matter here."""
 
     def __init__(self, pair: Pair, items: int) -> None:
-        self.pair, self.config = pair, settings(pair)
+        self.pair, self.config = pair, settings(pair, state_gib=4.0)  # what eval.reuse may keep
         self.examples = prepare(self.config, pair, "test", items, 0, Silent())
         self.bridge = build_bridge(WIDE, pair)
         objective = Objective(pair, self.bridge, self.config.train)
@@ -37,12 +37,12 @@ class Bench:
         return self.config.model_copy(update={"eval": self.config.eval.model_copy(update=options)})
 
 
-def batched(pair: Pair, repeats: int, items: int = 32) -> Iterator[Ratio]:
+def batched(pair: Pair, repeats: int, items: int = 64) -> Iterator[Ratio]:
     bench = Bench(pair, items)
     times = in_turn(
-        lambda: bench.run(("bridge",), batch=1), lambda: bench.run(("bridge",), batch=16), pair.device, repeats
+        lambda: bench.run(("bridge",), batch=1), lambda: bench.run(("bridge",), batch=32), pair.device, repeats
     )
-    yield Ratio(f"evaluation of {items} items", "one by one", "batches of 16", *times, 3.0)
+    yield Ratio(f"evaluation of {items} items", "one by one", "batches of 32", *times, 3.0)
 
 
 def arms_at_once(pair: Pair, repeats: int, items: int = 32) -> Iterator[Ratio]:

@@ -28,9 +28,10 @@ from helmas_core.training.objective import Objective
 from helmas_core.training.session import train_bridge
 
 WIDE = BridgeSection.model_validate({"projector_input": "neighbourhood"})
+UNFITTED = BridgeSection.model_validate({"projector_input": "neighbourhood", "start": "random"})
 
 
-def settings(pair: Pair, **train: Any) -> Config:
+def settings(pair: Pair, bridge: BridgeSection = WIDE, **train: Any) -> Config:
     """The built-in stories, so that no data set is needed; the prompt alone is handed over."""
     stage = {"name": "functional", "steps": 1, "losses": {"ce": 1.0}}
     defaults = {
@@ -42,7 +43,7 @@ def settings(pair: Pair, **train: Any) -> Config:
         "amp": amp(pair),
     }
     data = {"dataset": "relay", "handoff": "prompt", "limit": 64, "chat_template": pair.template is not None}
-    return validate(Config, {"bridge": WIDE.model_dump(), "data": data, "train": {**defaults, **train}})
+    return validate(Config, {"bridge": bridge.model_dump(), "data": data, "train": {**defaults, **train}})
 
 
 def amp(pair: Pair) -> str:
@@ -90,14 +91,14 @@ def blank(pair: Pair, ids: torch.Tensor, mask: torch.Tensor) -> Any:
 
 
 def epoch_with_filled_store(pair: Pair, repeats: int, items: int = 64) -> Iterator[Ratio]:
-    """The same run with what it reads on disk, over the run that puts it there."""
+    """The same steps with what they read on disk, over those that put it there; without a closed-form start."""
     with tempfile.TemporaryDirectory() as scratch:
         turns = iter(range(10**6))
         last = [Path(scratch)]
         stage = {"name": "warm", "steps": items // 8, "losses": {"cache_mse": 1.0}}
 
         def epoch(store: Path) -> None:
-            config = settings(pair, stages=[stage], store=store, calibration_items=items)
+            config = settings(pair, UNFITTED, stages=[stage], store=store, calibration_items=items)
             run = create_run(Path(scratch) / f"run{next(turns)}", config)
             train_bridge(config, pair, run, Silent())
 
