@@ -33,7 +33,7 @@ def measures(pair: Pair, repeats: int, curve: bool, dataset: str) -> dict[str, C
         "step": lambda: training.step_over_passes(pair, repeats),
         "epoch": lambda: training.epoch_with_filled_store(pair, few),
         "batched": lambda: evaluation.batched(pair, few),
-        "arms": lambda: evaluation.arms_at_once(pair, few),
+        "arms": lambda: evaluation.arms_at_once(pair, few, dataset),
         "harness": lambda: harness.against_harness(pair, few, dataset),
         "start": lambda: start.command_line(repeats),
         "lab": lambda: start.lab_training(),
@@ -82,7 +82,7 @@ def main() -> int:
         "--only", default="", help="comma-separated: handoff floor answer step epoch batched arms harness start lab"
     )
     parser.add_argument("--curve", action="store_true", help="hand-off at 64, 512 and 2,048 tokens, batch 1 and 8")
-    parser.add_argument("--dataset", default="relay", help="what lm-eval's backend and we are asked")
+    parser.add_argument("--dataset", default="relay", help="what all arms, lm-eval's backend and we are asked")
     given = parser.parse_args()
     lab = given.teacher.startswith("lab:")
     sets = [f"pair.teacher={given.teacher}", f"pair.student={given.student}"]
@@ -101,7 +101,8 @@ def main() -> int:
         for ratio in known[name]():
             print(f"{ratio.name}: {ratio.median:.2f}", file=sys.stderr, flush=True)
             ratios.append(ratio)
-    where = {"pair": f"{given.teacher} → {given.student}", "dtype": str(pair.student.model.dtype)}
+    names = " → ".join(Path(name).name for name in (given.teacher, given.student))  # without this machine's folders
+    where = {"pair": names, "dtype": str(pair.student.model.dtype)}
     print(write(given.name, {**where, **machine(pair.device), "date": datetime.now(UTC).date().isoformat()}, ratios))
     return 0
 

@@ -21,8 +21,9 @@ ARMS = ("student", "teacher", "text", "bridge", "deranged")
 class Bench:
     """One bridge, fitted on the items that it is measured on: what it knows does not matter here."""
 
-    def __init__(self, pair: Pair, items: int) -> None:
-        self.pair, self.config = pair, settings(pair, state_gib=4.0)  # what eval.reuse may keep
+    def __init__(self, pair: Pair, items: int, dataset: str = "relay") -> None:
+        self.pair, config = pair, settings(pair, state_gib=4.0)  # what eval.reuse may keep
+        self.config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": dataset})})
         self.examples = prepare(self.config, pair, "test", items, 0, Silent())
         self.bridge = build_bridge(WIDE, pair)
         objective = Objective(pair, self.bridge, self.config.train)
@@ -45,12 +46,14 @@ def batched(pair: Pair, repeats: int, items: int = 64) -> Iterator[Ratio]:
     yield Ratio(f"evaluation of {items} items", "one by one", "batches of 32", *times, 3.0)
 
 
-def arms_at_once(pair: Pair, repeats: int, items: int = 32) -> Iterator[Ratio]:
-    bench = Bench(pair, items)
+def arms_at_once(pair: Pair, repeats: int, dataset: str, items: int = 32) -> Iterator[Ratio]:
+    bench = Bench(pair, items, dataset)
 
     def apart() -> None:
         for arm in ARMS:
             bench.run((arm,), batch=16)
 
     times = in_turn(lambda: bench.run(ARMS, batch=16, reuse=True), apart, pair.device, repeats)
-    yield Ratio("evaluation of five arms", "at once, eval.reuse", "each on its own", *times, 0.6, ceiling=True)
+    yield Ratio(
+        f"evaluation of five arms, {dataset}", "at once, eval.reuse", "each on its own", *times, 0.6, ceiling=True
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from helmas_core.training.following import choose
 from helmas_core.training.loop import Trainer
 from helmas_core.training.losses import cross_entropy
 from helmas_core.training.objective import Objective
+from helmas_core.training.order import step_random
 from helmas_core.training.session import train_bridge
 
 WIDE = BridgeSection.model_validate({"projector_input": "neighbourhood"})
@@ -69,7 +69,7 @@ def frozen_passes(pair: Pair, config: Config, examples: list[Example]) -> None:
     sources = pad_left([e.source for e in examples], pair.pad, pair.device)
     capture(pair.teacher.model, *sources)
     own = blank(pair, *sources)
-    following = choose(examples, config.train, random.Random(0), pair.pad, pair.device)
+    following = choose(examples, config.train, step_random(config.train.seed, 0, 0), pair.pad, pair.device)
     for rows in following.by_length():
         part = following.rows(rows)
         logits = inject.forward(pair.student.model, own.rows(rows), part.ids, part.mask, part.columns)

@@ -39,6 +39,7 @@ def mix_of(config: Config) -> str:
 def plan_of(config: Config) -> dict[str, Any]:
     return {
         "teacher": config.pair.teacher,
+        **({"more teachers": ", ".join(config.pair.more_teachers)} if config.pair.more_teachers else {}),
         "student": config.pair.student,
         "method": ", ".join(filter(None, (config.bridge.method, config.bridge.mode))),
         "dataset": config.data.dataset,

@@ -19,11 +19,11 @@ Opened = Mapping[str, tuple[Path, "Config"]]
 
 
 def open_several(common: Common, flags: Mapping[str, Any], bridges: Sequence[str]) -> Opened:
-    """Each bridge's file and configuration under its name; ConfigError unless all are for the same two models."""
+    """Each bridge's file and configuration under its name; ConfigError unless all are for the same models."""
     from helmas_core.errors import ConfigError
 
     opened = {name: open_bridge(common, flags, path) for name, path in _names(bridges).items()}
-    pairs = {(config.pair.teacher, config.pair.student) for _, config in opened.values()}
+    pairs = {(config.pair.teacher, config.pair.more_teachers, config.pair.student) for _, config in opened.values()}
     if len(pairs) > 1:
         raise ConfigError("the bridges are for unlike pairs", where="--bridge", fix="evaluate each by itself")
     return opened

@@ -23,6 +23,7 @@ ARMS = ("student", "teacher", "text", "bridge", "deranged", "own")
 CONTROLS = ("zero", "filler", "k_only", "v_only", "shuffle_k", "moment_matched", "disabled")  # run when asked for
 Model = TypeVar("Model", bound=BaseModel)
 NESTED = 16  # tables and lists inside each other
+_MODELS = {"teacher", "more_teachers", "student"}  # the keys that name them
 _SHOWN = 120  # characters of a wrong value
 _PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*"""
 _LONG_KEY = re.compile(rf"(?<![\w.\"'-])(?:{_PART}){{{NESTED}}}")
@@ -65,13 +66,16 @@ class PairConfig(Section):
         default="Qwen/Qwen3-8B",
         description="what reads and thinks: a hub id, a local folder, a .gguf file, or lab:teacher",
     )
+    more_teachers: tuple[str, ...] = Field(
+        default=(), description="further teachers, which read the same sources; each has a bridge of its own"
+    )
     student: str = Field(default="Qwen/Qwen3-1.7B", description="what answers: likewise, or lab:student")
     teacher_revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
     student_revision: str | None = Field(default=None, description="likewise")
     min_alignment: Fraction = Field(
         default=0.5, description="of the student's tokens, how many must be one token of an unlike teacher tokenizer"
     )
-    teacher_bits: Literal[4] | None = Field(default=None, description="load the teacher's weights in so many bits")
+    teacher_bits: Literal[4] | None = Field(default=None, description="load the teachers' weights in so many bits")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="of both models; auto: bf16 or fp16 on a GPU, fp32 on a CPU"
     )
@@ -288,7 +292,8 @@ class HardwareConfig(Section):
     min_gpu_gib: Annotated[float, Field(ge=0)] = Field(default=0.0, description="0: no GPU needed")
     threads: Positive | None = Field(default=None, description="CPU threads; else torch's own choice")
     teacher_device: str | None = Field(
-        default=None, description='a device of its own for the teacher, as "cuda:1"; "auto": spread over all there are'
+        default=None,
+        description='a device of its own for all teachers, as "cuda:1"; "auto": spread over all there are',
     )
     teacher_memory: dict[str, str] | None = Field(
         default=None, description='what a spread teacher may take of each: {0 = "20GiB", cpu = "60GiB"}'
@@ -394,7 +399,7 @@ def layered(base: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> Con
 def _without_foreign_shapes(tree: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Shipped shapes belong to the models they came with: drop them when `layer` names others."""
     named, before = layer.get("pair"), tree.get("pair")
-    if not (isinstance(named, dict) and isinstance(before, dict) and {"teacher", "student"} & named.keys()):
+    if not (isinstance(named, dict) and isinstance(before, dict) and _MODELS & named.keys()):
         return tree
     return {**tree, "pair": {key: value for key, value in before.items() if key != "geometry"}}
 

@@ -14,13 +14,13 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.base import Bridge, hidden_of
 from helmas_core.config import Config
 from helmas_core.data.prompts import terse, without_last_step
 from helmas_core.errors import CacheError, ConfigError
 from helmas_core.evaluation.arms import stopped
 from helmas_core.handoff.reasoning import end_of_thought
-from helmas_core.handoff.told import Told, Written, ids_of, joined, tell
+from helmas_core.handoff.told import One, Written, ids_of, join_one, tell, told_each, told_to
 from helmas_core.models.cache import KVCache
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import generate, sampler
@@ -68,10 +68,10 @@ class Conversation:
         self.settings = Settings.of(config)
         self.turns: list[Exchange] = []
         self.thinks = config.data.handoff == "reasoning"
-        hidden = () if bridge is None else bridge.hidden
-        self.teacher = Reader(pair.teacher, pair.as_teacher.pad, hidden)
-        self.student = Reader(pair.student, pair.pad)
-        self.handed = None if bridge is None else BridgedReader(pair, bridge, self.teacher, self.student, notify)
+        asked = zip(pair.views, hidden_of(bridge, pair), strict=True)
+        self.teachers = [Reader(view.teacher, view.as_teacher.pad, hidden) for view, hidden in asked]
+        self.teacher, self.student = self.teachers[0], Reader(pair.student, pair.pad)
+        self.handed = None if bridge is None else BridgedReader(pair, bridge, self.teachers, self.student, notify)
         self._told: set[str] = set()
         self._source: Ids = []
         if bridge is not None and self.thinks and config.data.reasoning == "gold":
@@ -80,7 +80,7 @@ class Conversation:
     def reset(self) -> None:
         """Forget the turns and all caches; the system prompt and the settings stay."""
         self.turns.clear()
-        for reader in filter(None, (self.teacher, self.student, self.handed)):
+        for reader in filter(None, (*self.teachers, self.student, self.handed)):
             reader.forget()
 
     def undo(self) -> str | None:
@@ -126,7 +126,7 @@ class Conversation:
 
     def bytes(self) -> dict[str, int]:
         """What the caches of the conversation take, by who keeps them."""
-        held = {"teacher": self.teacher.bytes, "student": self.student.bytes}
+        held = {"teacher": sum(reader.bytes for reader in self.teachers), "student": self.student.bytes}
         return held if self.handed is None else {**held, "bridge": self.handed.bytes}
 
     def save(self, path: Path) -> None:
@@ -147,15 +147,10 @@ class Conversation:
     def _models(self) -> dict[str, str | None]:
         data = self.config.data
         return {
-            "teacher": self.pair.teacher.fingerprint,
-            "student": self.pair.student.fingerprint,
+            **{side: member.fingerprint for side, member in self.pair.sides.items()},
             "bridge": None if self.bridge is None else _fingerprint(self.bridge),
             "hand-off": f"{data.handoff}, last step {'cut' if data.cut_last_step else 'kept'}",
         }
-
-    def _view(self, member: Member) -> Pair:
-        """The pair with the tokenizer and template of `member`."""
-        return self.pair.as_teacher if member is self.pair.teacher else self.pair
 
     def _answer(self, who: str, text: str, before: Sequence[Exchange], say: Say) -> Turn:
         turn, begin = Turn(""), clock(self.pair.device)
@@ -164,7 +159,7 @@ class Conversation:
                 self._over_the_bridge(turn, text, before, say)
             else:
                 reader = self.teacher if who == "teacher" else self.student
-                source, query = self._prompt(self._view(reader.member), text, before)
+                source, query = self._prompt(self.pair.seen_by(reader.member), text, before)
                 self._write(turn, reader.member, self._read(turn, reader, [*source, *query]), say, len(before))
         finally:
             turn.seconds["total"] = clock(self.pair.device) - begin
@@ -174,13 +169,15 @@ class Conversation:
         assert self.bridge is not None and self.handed is not None
         thought = self._think(turn, text, before) if self.thinks else None
         *own, (_, query) = self._pieces(self.pair, text, before, thought)
-        source, told = _joined(own), self._tell(own, text, before, thought)
-        self._check_length(max(len(source), len(ids_of(told))) + len(query))
+        source = _joined(own)
+        told = told_each(self._tell(view, own, text, before, thought) for view in self.pair.views)
+        lengths = [len(ids_of(told_to(told, place))) for place in range(len(self.teachers))]
+        self._check_length(max(len(source), *lengths) + len(query))
         if len(source) > (limit := self.config.data.max_source_tokens):
             self._note_once(f"longer than what the bridge was trained on (data.max_source_tokens = {limit})")
         cache = self.handed.read(source, told)
         turn.seconds |= self.handed.seconds
-        turn.new, turn.kept = self.teacher.new, len(ids_of(told)) - self.teacher.new
+        turn.new, turn.kept = self.teacher.new, lengths[0] - self.teacher.new
         self._source = source
         with self.bridge.adapted(self.handed.state):
             self._write(turn, self.pair.student, (cache, query), say, len(before), self.thinks)
@@ -207,21 +204,21 @@ class Conversation:
         opening = encode_start(view.tokenizer, source, view.template)
         return [(source, opening), *((piece, encode(view.tokenizer, piece)) for piece in later)]
 
-    def _tell(self, own: Pieces, text: str, before: Sequence[Exchange], thought: str | None) -> Told:
-        """What the teacher reads for the student's `own` pieces."""
-        if self.pair.codec is None:
+    def _tell(self, view: Pair, own: Pieces, text: str, before: Sequence[Exchange], thought: str | None) -> One:
+        """What the teacher of `view` reads for the student's `own` pieces."""
+        if view.codec is None:
             return tuple(_joined(own))
-        if (self.pair.codec.template is None) != (self.pair.template is None):
+        if (view.codec.template is None) != (view.template is None):
             fix = "set data.chat_template = false"
             raise ConfigError("only one of the models has a chat template", where="data.chat_template", fix=fix)
         said = [self.system, *(part for turn in before for part in (turn.question, turn.answer)), text]
-        parts: list[Told] = []
+        parts: list[One] = []
         for (theirs, ids), (ours, known) in zip(
-            self._pieces(self.pair.as_teacher, text, before, thought), own, strict=False
+            self._pieces(view.as_teacher, text, before, thought), own, strict=False
         ):
             spans = shared_spans(theirs, ours, said)
-            parts.append(tell(self.pair, Written(theirs, ids, spans[0]), Written(ours, known, spans[1])))
-        return reduce(joined, parts)
+            parts.append(tell(view, Written(theirs, ids, spans[0]), Written(ours, known, spans[1])))
+        return reduce(join_one, parts)
 
     def _think(self, turn: Turn, text: str, before: Sequence[Exchange]) -> str:
         """The teacher's own reasoning. It is asked to be terse; what is handed over does not hold that wish."""
@@ -258,7 +255,7 @@ class Conversation:
         one_line: bool = False,
     ) -> None:
         """Let `member` go on from (cache, ids); what it says goes to `say` and `turn`, up to a KeyboardInterrupt."""
-        pair = self._view(member)
+        pair = self.pair.seen_by(member)
         begin, said, tokens = clock(pair.device), "", list[int]()
         stop = ("\n",) if pair.template is None or one_line else ()
 
@@ -292,7 +289,7 @@ class Conversation:
 
     def _check_length(self, tokens: int) -> None:
         """CacheError where a model has no position for the prompt; a note where it goes beyond what it learnt."""
-        for member in (self.pair.teacher, self.pair.student):
+        for member in self.pair.sides.values():
             most = getattr(member.model.config.get_text_config(), "max_position_embeddings", None) or tokens
             if tokens > most and member.rope.module is None:
                 raise CacheError(f"{tokens} tokens; {member.id} reads {most}", fix="/reset, or /undo some turns")

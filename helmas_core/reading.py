@@ -13,9 +13,10 @@ from itertools import takewhile
 import torch
 
 from helmas_core.bridges.base import Bridge
-from helmas_core.handoff.told import Told, ids_of, over_student
+from helmas_core.handoff.told import Told, ids_of, over_student, told_to
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.hardware import clock
+from helmas_core.models.joint import together
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import pad_left
 
@@ -78,29 +79,30 @@ class Reader(_Growing):
 
 
 class BridgedReader(_Growing):
-    """Teacher, bridge and, in mode "fuse", the student's own reading: the student's cache over a growing text.
+    """Teachers, bridge and, in mode "fuse", the student's own reading: the student's cache over a growing text.
 
     A bridge that makes of every token what it makes of it alone is given the new ones only. Whether it does is
     measured on the first text; one that does not is run over the whole text, and `notify` hears of it. A teacher with
     a tokenizer of its own reads on too, but which of its tokens stands for one of the student's may change with what is
-    added, and all is bridged again. `state` is what the teacher keeps of the last text, over the student's tokens.
+    added, and all is bridged again. `state` is what the teachers keep of the last text, over the student's tokens.
     """
 
     def __init__(
-        self, pair: Pair, bridge: Bridge, teacher: Reader, student: Reader, notify: Callable[[str], None]
+        self, pair: Pair, bridge: Bridge, teachers: Sequence[Reader], student: Reader, notify: Callable[[str], None]
     ) -> None:
-        self.pair, self.bridge, self.teacher, self.student = pair, bridge, teacher, student
+        self.pair, self.bridge, self.teachers, self.student = pair, bridge, teachers, student
         self.notify, self.seconds, self.bridged = notify, dict[str, float](), 0
-        whole = bridge.stays_open or not bridge.aligned or bool(pair.teacher.latent_steps) or pair.codec is not None
+        whole = bridge.stays_open or not bridge.aligned or bool(pair.teacher.latent_steps) or not pair.one_tokenizer
         self.pointwise: bool | None = False if whole else None
         self.state: KVCache
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], told: Told | None = None) -> KVCache:
-        """The bridged cache over `ids`, for which the teacher is `told` something else where it has another tokenizer;
-        `seconds` and `bridged` then tell what it took and how many ids were new."""
+        """The bridged cache over `ids`, for which the teachers are `told` something else where they have another
+        tokenizer; `seconds` and `bridged` then tell what it took and how many ids were new."""
         begin, told = clock(self.pair.device), tuple(ids) if told is None else told
-        self.state = state = over_student(self.teacher.think(ids_of(told)), self.pair.teacher, [told])
+        heard = [(teacher, told_to(told, place)) for place, teacher in enumerate(self.teachers)]
+        self.state = state = together([over_student(r.think(ids_of(one)), r.member, [one]) for r, one in heard])
         read = clock(self.pair.device)
         own = self.student.read(ids) if self.bridge.mode == "fuse" else None
         start = clock(self.pair.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,6 +115,17 @@ def tiny_pair(teacher: PreTrainedModel, student: PreTrainedModel) -> Pair:
     members: list[Member] = [freeze("tiny:teacher", teacher)]
     members.append(members[0] if student is teacher else freeze("tiny:student", student))
     return Pair(members[0], members[1], tokenizer, None, content_hash(tokenizer), hardware)
+
+
+def with_teachers(pair: Pair, *models: PreTrainedModel) -> Pair:
+    """`pair` with further teachers."""
+    members = [freeze(f"tiny:more-{place}", model) for place, model in enumerate(models)]
+    return replace(pair, more=tuple(replace(pair, teacher=member) for member in members))
+
+
+def chorus_pair() -> Pair:
+    """The unequal pair with a second teacher that is unlike the first one in the same ways."""
+    return with_teachers(unequal_pair(), tiny_model("qwen2", layers=2, heads=2, kv_heads=1, head_dim=32, seed=3))
 
 
 def unequal_pair() -> Pair:

@@ -134,6 +134,10 @@ def _show(screen: Screen, document: Mapping[str, Any]) -> None:
         screen.note(note)
     for name, matrix in (document["blend"] or {}).items():
         screen.heat_map(matrix, f"{name.upper()} blend weights")
+    for name, rows in document.get("teachers", {}).items():
+        head = ["layer", *(f"teacher {place}" for place in range(1, len(rows[0]) + 1))]
+        cells = [[str(layer), *map(number, shares)] for layer, shares in enumerate(rows)]
+        screen.table(head, cells, f"{name.upper()} gates")
 
 
 def _layers(screen: Screen, layers: Sequence[Mapping[str, Any]], title: str = "") -> None:

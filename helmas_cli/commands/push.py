@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from helmas_core.sharing.parcel import Parcel
 
 SIDES = {"pair.teacher": "teacher", "pair.student": "student"}
+MORE = "pair.more_teachers"
 Run = Annotated[
     str,
     typer.Argument(
@@ -76,7 +77,8 @@ def _pack(
     if not parcel.subject.reports:
         screen.note("no report.json: the card tells no result; helmas eval --bridge RUN -o RUN writes one")
     for side in parcel.subject.unknown():
-        screen.note(f"the {side} lies on this machine: -s pair.{side}=OWNER/NAME says where others find it")
+        named = f"pair.{side}=OWNER/NAME" if f"pair.{side}" in SIDES else f"'{MORE}=[\"OWNER/NAME\"]'"
+        screen.note(f"the {side.replace('_', ' ')} lies on this machine: -s {named} says where others find it")
     return parcel
 
 
@@ -87,12 +89,16 @@ def _models(common: Common) -> dict[str, str]:
     from helmas_core.config import merge, parse_set
     from helmas_core.errors import ConfigError, did_you_mean
     from helmas_core.runs import flat
+    from helmas_core.sides import named
 
     given = flat(reduce(merge, map(parse_set, common.sets), {}))
-    for key in given:
-        if key not in SIDES:
+    for key, value in given.items():
+        if key not in (*SIDES, MORE):
             raise ConfigError("is what it was trained with", where=f"--set {key}", fix=did_you_mean(key, SIDES))
-    return {SIDES[key]: str(name) for key, name in given.items()}
+        if key == MORE and not isinstance(value, list):
+            raise ConfigError("is a list", where=f"--set {key}", fix=f"write --set '{MORE}=[\"OWNER/NAME\"]'")
+    models = named({key.removeprefix("pair."): value for key, value in given.items()})
+    return {side: str(name) for side, name in models.items() if name is not None}
 
 
 def _sum(parcel: Parcel) -> str:

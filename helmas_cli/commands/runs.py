@@ -76,11 +76,19 @@ def summary(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         "status": manifest.get("status"),
         "started": manifest.get("started"),
-        "pair": f"{pair['teacher']} → {pair['student']}" if {"teacher", "student"} <= set(pair) else None,
+        "pair": _arrow(pair) if {"teacher", "student"} <= set(pair) else None,
         "dataset": data.get("dataset"),
         "accuracy": {name: one.get("arms", {}).get("bridge", {}).get("accuracy") for name, one in reports.items()},
         "splits": {name: one.get("split") for name, one in reports.items()},
     }
+
+
+def _arrow(pair: Mapping[str, Any]) -> str:
+    """The models of a pair, the student last."""
+    from helmas_core.sides import named
+
+    *teachers, student = map(str, named(pair).values())
+    return f"{' + '.join(teachers)} → {student}"
 
 
 @app.command("show", epilog=examples("runs show"))

@@ -6,6 +6,7 @@ Everything that a file claims is checked before a tensor is read; nothing in it 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,19 +18,20 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from helmas_core.bridges.base import Bridge
-from helmas_core.bridges.registry import build_bridge, make_bridge, method_mode
+from helmas_core.bridges.registry import bridge_for, build_bridge, method_mode
 from helmas_core.config import BridgeSection, Config, validate
 from helmas_core.errors import CheckpointError, HelmasError
 from helmas_core.files import replacing
 from helmas_core.foreign import parse_object, why
 from helmas_core.models.pair import Pair
 from helmas_core.secrets import hidden
+from helmas_core.sides import described
 from helmas_core.tensors import Header, read_header
 
 FORMAT = 1
 KEY = "helmas"
 _CONFIG = ("pair", "bridge", "data", "eval")
-_STUDENT = ("student_lora.", "student_copy.")  # tensors of a student that was trained along
+_STUDENT = re.compile(r"(bridges\.0\.)?student_(lora|copy)\.")  # tensors of a student that was trained along
 _RANK = "student_lora.down.0"
 _AGAIN = "train the bridge again"
 
@@ -176,17 +178,18 @@ def check_layout(section: BridgeSection, pair: Pair, header: Header, where: str)
     """Refuse options that ask for other tensors than the file holds, before room is made for any."""
     try:
         with torch.device("meta"):
-            wanted = make_bridge(section, pair.teacher.geometry, pair.student.geometry).state_dict()
+            wanted = bridge_for(section, pair).state_dict()
     except HelmasError:
         raise
     except Exception as error:  # whatever torch says of sizes that make no sense
         raise CheckpointError(f"its options make no bridge ({why(error)})", where=where, fix=_AGAIN) from error
-    held = {name: shape for name, (_, shape) in header.shapes.items() if not name.startswith(_STUDENT)}
+    held = {name: shape for name, (_, shape) in header.shapes.items() if not _STUDENT.match(name)}
     for name in sorted(wanted.keys() | held.keys()):
         if name not in wanted or held.get(name) != tuple(wanted[name].shape):
             raise _no_fit(name, where)
-    if section.lora_rank is not None and header.shapes.get(_RANK, ("", ()))[1][:1] != (section.lora_rank,):
-        raise _no_fit(_RANK, where)
+    rank = next((name for name in header.shapes if name.endswith(_RANK)), _RANK)
+    if section.lora_rank is not None and header.shapes.get(rank, ("", ()))[1][:1] != (section.lora_rank,):
+        raise _no_fit(rank, where)
 
 
 def _no_fit(name: str, where: str) -> CheckpointError:
@@ -210,14 +213,19 @@ def _right_model(side: str, wanted: str | None, given: str | None) -> str:
 
 
 def check_pair(stored: Mapping[str, Any], pair: Mapping[str, Any], where: str) -> None:
-    """Refuse a bridge made for other models: shapes, weights or tokenizer."""
-    for side in ("teacher", "student"):
-        ours, theirs = pair[side], stored.get(side, {})
+    """Refuse a bridge made for other models: their number, shapes, weights or tokenizer."""
+    made_for, given = (described(document) for document in (stored, pair))
+    if made_for.keys() != given.keys():
+        what = f"made for another pair: it has {len(made_for) - 1} teachers, this one {len(given) - 1}"
+        raise CheckpointError(what, where=where, fix="name the same ones under pair.teacher and pair.more_teachers")
+    for side, ours in given.items():
+        theirs = made_for[side]
         for key in ("model_type", "layers", "kv_heads", "head_dim", "rope_theta", "rope_type", "fingerprint"):
             if theirs.get(key) != ours[key]:
                 what = f"made for another pair: {side} {key} is {theirs.get(key)}, this one has {ours[key]}"
                 raise CheckpointError(what, where=where, fix=_right_model(side, theirs.get("id"), ours.get("id")))
-    for side in ("tokenizer", "teacher_tokenizer"):  # the teacher's is named where it is another one
+    teachers = [f"{side}_tokenizer" for side in given if side != "student"]
+    for side in ("tokenizer", *teachers):  # a teacher's is named where it is another one
         theirs, ours = (document.get(side, document.get("tokenizer")) for document in (stored, pair))
         if theirs != ours:
             what = f"made for another {side.replace('_', ' ')}"

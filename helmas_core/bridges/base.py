@@ -38,8 +38,9 @@ class Bridge(nn.Module, ABC):
 
     Options: ClassVar[type[Section]]
     modes: ClassVar[tuple[str, ...]] = ("replace", "fuse")
-    losses: ClassVar[frozenset[str]] = FUNCTIONAL
-    aligned: ClassVar[bool] = True  # whether "fuse" goes token by token, so that both caches must be of one length
+    losses: frozenset[str] = FUNCTIONAL
+    summable: ClassVar[bool] = True  # whether all it hands over is a cache, so that those of several can be summed
+    aligned: bool = True  # whether "fuse" goes token by token, so that both caches must be of one length
     stays_open: ClassVar[bool] = False  # whether the student sees more of the teacher than the cache as it goes on
     hidden: tuple[int, ...] = ()
     method: str = ""  # its name in the registry, which gives it
@@ -59,6 +60,16 @@ class Bridge(nn.Module, ABC):
         return self.to(pair.device)
 
     @property
+    def by_teacher(self) -> Sequence[Bridge]:
+        """The bridges of which it is made, one for each teacher: here, itself."""
+        return (self,)
+
+    @property
+    def trained_student(self) -> StudentLora | StudentCopy | None:
+        """What of the student is trained along, if anything is."""
+        return self.student_lora or self.student_copy
+
+    @property
     def student(self) -> PreTrainedModel:
         """The borrowed student."""
         if not self._student:
@@ -76,7 +87,7 @@ class Bridge(nn.Module, ABC):
     def adapted(self, state: KVCache) -> Iterator[None]:  # noqa: ARG002 - for methods that also act while it goes on
         """The student as it goes on from a cache that was made of `state`: inside it has its LoRA or its trained
         weights, if there are any, and outside it is what it was."""
-        trained = self.student_lora or self.student_copy
+        trained = self.trained_student
         with nullcontext() if trained is None else trained.active():
             yield
 
@@ -94,9 +105,17 @@ class Bridge(nn.Module, ABC):
         keys, values = self.ropes[1].unrotate(own).stacked()
         return keys.float(), values.float()
 
+    def translated(self, state: KVCache, own: KVCache) -> KeysValues:
+        """What the bridge makes, in the form in which caches are compared."""
+        return self.standard_form(self(state, own))
+
     def compared(self, state: KVCache, own: KVCache) -> tuple[KeysValues, KeysValues]:
-        """(what the bridge makes, the student's own) in the form in which caches are compared."""
-        return self.standard_form(self(state, own)), self.standard_form(own)
+        """(what the bridge makes, the student's own) in that form."""
+        return self.translated(state, own), self.standard_form(own)
+
+    def hand_over(self, state: KVCache, own: KVCache | None, translated: KeysValues | None) -> KVCache:  # noqa: ARG002
+        """The student's cache; a method may make it of what is `translated` already, where something is."""
+        return self(state, own)
 
     def anneal(self, share: float) -> None:
         """Before each step: `share` of the training is done. For what cools down or warms up."""
@@ -107,7 +126,7 @@ class Bridge(nn.Module, ABC):
 
     def student_parameters(self) -> list[nn.Parameter]:
         """Those that belong to the student, trained along with the bridge."""
-        trained = self.student_lora or self.student_copy
+        trained = self.trained_student
         return [] if trained is None else list(trained.parameters())
 
     def parameter_count(self) -> int:
@@ -117,5 +136,10 @@ class Bridge(nn.Module, ABC):
     def parameter_counts(self) -> dict[str, int]:
         """What reports say: the bridge's parameters and, apart, those of the student that are trained along."""
         student = sum(p.numel() for p in self.student_parameters())
-        name = "student_lora_parameters" if self.student_lora is not None else "student_parameters"
+        name = "student_lora_parameters" if isinstance(self.trained_student, StudentLora) else "student_parameters"
         return {"parameters": self.parameter_count(), **({name: student} if student else {})}
+
+
+def hidden_of(bridge: Bridge | None, pair: Pair) -> list[tuple[int, ...]]:
+    """The hidden states that a bridge takes of each of the pair's teachers: none without a bridge."""
+    return [()] * len(pair.teachers) if bridge is None else [part.hidden for part in bridge.by_teacher]

@@ -52,6 +52,7 @@ class ModulesBridge(Bridge):
     options: ModulesOptions
     modes = ("fuse", "replace")
     losses = frozenset({"ce", "kl"})
+    summable = False
     stays_open = True
 
     def __init__(self, teacher: Geometry, student: Geometry, mode: str, options: ModulesOptions) -> None:

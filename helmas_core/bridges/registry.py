@@ -5,6 +5,7 @@ from __future__ import annotations
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.bottleneck import BottleneckBridge
 from helmas_core.bridges.c2c import C2CBridge
+from helmas_core.bridges.ensemble import Ensemble
 from helmas_core.bridges.h2c import H2CBridge
 from helmas_core.bridges.helmas import HelmasBridge
 from helmas_core.bridges.kava import KavaBridge
@@ -72,11 +73,23 @@ def check_handoff(section: BridgeSection, latent: bool) -> None:
         raise ConfigError(what, where="data.handoff", fix='use bridge.mode = "replace", or the method h2c')
 
 
-def make_bridge(section: BridgeSection, teacher: Geometry, student: Geometry) -> Bridge:
-    """An untrained bridge for two shapes, without models."""
-    bridge = method(section.method)(teacher, student, method_mode(section), method_options(section))
-    bridge.method = section.method
+def make_bridge(section: BridgeSection, teacher: Geometry, student: Geometry, *more: Geometry) -> Bridge:
+    """An untrained bridge for the shapes of a student and of one teacher, or of `more`, without models."""
+    kind, mode, options = method(section.method), method_mode(section), method_options(section)
+    if more and not kind.summable:
+        what = f"{section.method} hands over more than a cache, which cannot be summed over teachers"
+        raise ConfigError(what, where="pair.more_teachers", fix="leave it out, or choose another bridge.method")
+    parts = [kind(geometry, student, mode, options) for geometry in (teacher, *more)]
+    bridge = Ensemble(parts) if more else parts[0]
+    for part in (bridge, *bridge.by_teacher):
+        part.method = section.method
     return bridge
+
+
+def bridge_for(section: BridgeSection, pair: Pair) -> Bridge:
+    """An untrained bridge for the shapes of a loaded pair."""
+    first, *more = (teacher.geometry for teacher in pair.teachers)
+    return make_bridge(section, first, pair.student.geometry, *more)
 
 
 def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:
@@ -84,9 +97,10 @@ def build_bridge(section: BridgeSection, pair: Pair) -> Bridge:
     options = method_options(section)
     check_handoff(section, bool(pair.teacher.latent_steps))
     check_rope_base(pair, getattr(options, "teacher_rope_base", None), getattr(options, "student_rope_base", None))
-    bridge = make_bridge(section, pair.teacher.geometry, pair.student.geometry).attach(pair)
+    bridge = bridge_for(section, pair).attach(pair)
+    keeper = bridge.by_teacher[0]
     if section.lora_rank is not None:
-        bridge.student_lora = StudentLora(pair.student.model, section.lora_rank)
+        keeper.student_lora = StudentLora(pair.student.model, section.lora_rank)
     elif section.student == "full":
-        bridge.student_copy = StudentCopy(pair.student.model).to(pair.device)
+        keeper.student_copy = StudentCopy(pair.student.model).to(pair.device)
     return bridge

@@ -108,12 +108,15 @@ class Translator(StandardBridge):
     def translate(self, state: KVCache) -> KeysValues:
         """Standardised keys (RoPE off) and values for the student, [B, Ls, Hs, T, Ds] each, fp32."""
 
-    def compared(self, state: KVCache, own: KVCache) -> tuple[KeysValues, KeysValues]:
-        return self.translate(state), self.standard_form(own)
+    def translated(self, state: KVCache, own: KVCache) -> KeysValues:  # noqa: ARG002 - before anything is fused
+        return self.translate(state)
+
+    def hand_over(self, state: KVCache, own: KVCache | None, translated: KeysValues | None) -> KVCache:
+        return self.finish(*(self.translate(state) if translated is None else translated), state, own)
 
     def forward(self, state: KVCache, own: KVCache | None = None) -> KVCache:
         """Same tokens, positions and mask as `state`."""
-        return self.finish(*self.translate(state), state, own)
+        return self.hand_over(state, own, None)
 
     def finish(self, keys: Tensor, values: Tensor, state: KVCache, own: KVCache | None) -> KVCache:
         """`translate`'s output as a cache at the state's positions, fused with `own` in mode "fuse"."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.base import Bridge, hidden_of
+from helmas_core.config import TrainConfig
 from helmas_core.errors import ConfigError
 from helmas_core.evaluation.controls import CHANGES, FILLER, halves
 from helmas_core.evaluation.costs import Ledger, real_bytes
 from helmas_core.handoff.examples import Example
-from helmas_core.handoff.states import States
-from helmas_core.handoff.told import Ids, Told, Written, fit, joined, tell
+from helmas_core.handoff.states import States, TeacherStates, both_states
+from helmas_core.handoff.told import Ids, Told, Written, fit, joined, tell, told_each
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
@@ -34,7 +35,7 @@ class Batch:
 
 
 class Arms:
-    """Runs any arm of a pair and a bridge. Without `states`, the teacher's and the student's, nothing is kept between
+    """Runs any arm of a pair and a bridge. Without `states`, the teachers' and the student's, nothing is kept between
     calls, so that timings are honest."""
 
     def __init__(
@@ -42,13 +43,12 @@ class Arms:
         pair: Pair,
         bridge: Bridge | None,
         max_new_tokens: int,
-        states: tuple[States, States] | None = None,
+        states: tuple[TeacherStates, States] | None = None,
         seed: int = 0,
     ) -> None:
         self.pair, self.bridge, self.max_new_tokens = pair, bridge, max_new_tokens
-        hidden = () if bridge is None else bridge.hidden
-        plain = States(pair.teacher, pair.as_teacher.pad, hidden=hidden), States(pair.student, pair.pad)
-        self.teacher_states, self.student_states = states or plain
+        unkept = TrainConfig(state_gib=0)
+        self.teacher_states, self.student_states = states or both_states(pair, unkept, hidden=hidden_of(bridge, pair))
         self.reuses = states is not None
         self.seed = seed
         self.ledger, self.arm = Ledger(pair.device), ""
@@ -88,7 +88,7 @@ class Arms:
         if not self.reuses or self.pair.teacher.latent_steps:
             return self._read(self.pair.teacher, _texts(examples), examples)
         with self.ledger.part("teacher_prefill"):
-            state = self.teacher_states.read([e.source for e in examples])
+            state = self.teacher_states.by_teacher[0].read([e.source for e in examples])
         return self._generate(self.pair.teacher, state, [e.query for e in examples], examples)
 
     def _hand_over(self, examples: Sequence[Example], told: Sequence[Told]) -> Generation:
@@ -180,16 +180,24 @@ class Filler:
     """Neutral text, told as token ids, as long as it has to be; it opens as every source of the pair's does."""
 
     def __init__(self, pair: Pair) -> None:
-        both = [(view, view.template("")[0] if view.template else "") for view in (pair.as_teacher, pair)]
-        theirs, own = (Written(start, encode_start(view.tokenizer, start, view.template), ()) for view, start in both)
-        self.start, self.opening = tuple(own.ids), tell(pair, theirs, own)
-        texts = (Written(FILLER, encode(view.tokenizer, FILLER), [(0, len(FILLER))]) for view, _ in both)
-        self.text = tell(pair, *texts)
+        self.start = tuple(_opening(pair).ids)
+        self.opening = told_each(tell(view, _opening(view.as_teacher), _opening(view)) for view in pair.views)
+        self.text = told_each(tell(view, _neutral(view.as_teacher), _neutral(view)) for view in pair.views)
 
     def like(self, source: Ids) -> Told:
         """As many of the student's tokens as `source` has."""
         text, opens = fit(self.text, len(source)), source[: len(self.start)] == self.start
         return fit(joined(self.opening, text), len(source)) if opens else text
+
+
+def _opening(view: Pair) -> Written:
+    """What every source begins with."""
+    start = view.template("")[0] if view.template else ""
+    return Written(start, encode_start(view.tokenizer, start, view.template), ())
+
+
+def _neutral(view: Pair) -> Written:
+    return Written(FILLER, encode(view.tokenizer, FILLER), [(0, len(FILLER))])
 
 
 def stopped(pair: Pair, tokens: Sequence[int], stop: Sequence[str]) -> bool:

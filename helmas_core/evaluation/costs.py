@@ -55,8 +55,8 @@ class Ledger:
 
 
 def real_bytes(cache: KVCache, dtype: torch.dtype | None = None) -> int:
-    """Bytes of a cache's real tokens, padding apart, in its own dtype or in `dtype`."""
-    tensors = (*cache.keys, *cache.values)
+    """Bytes of the real tokens of a cache, or of all teachers' caches, in its own dtype or in `dtype`."""
+    tensors = [tensor for one in cache.by_teacher for tensor in (*one.keys, *one.values)]
     per_token = sum(t[0, :, 0].numel() * (dtype or t.dtype).itemsize for t in tensors)
     return per_token * int(cache.mask.sum())
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from helmas_core import processes
-from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.base import Bridge, hidden_of
 from helmas_core.config import CONTROLS, Config
 from helmas_core.data.parse import same_answer
 from helmas_core.data.prompts import baseline_prompt
@@ -27,8 +27,7 @@ from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare, summary_of_alignment
 from helmas_core.handoff.reasoning import summary_of_thoughts
 from helmas_core.handoff.shelf import open_store
-from helmas_core.handoff.states import States, both_states
-from helmas_core.handoff.told import Ids
+from helmas_core.handoff.states import States, TeacherStates, both_states
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
@@ -217,21 +216,21 @@ def read_once(
     examples: Sequence[Example],
     arms: Sequence[str],
     progress: Progress,
-) -> tuple[States, States]:
+) -> tuple[TeacherStates, States]:
     """Both models' states, with all in them that the arms will ask for, as far as memory and store go."""
-    hidden, fusing = ((), False) if bridge is None else (bridge.hidden, bridge.mode == "fuse")
-    states = both_states(pair, config.train, open_store(config.train, progress), hidden)
+    fusing = bridge is not None and bridge.mode == "fuse"
+    states = both_states(pair, config.train, open_store(config.train, progress), hidden_of(bridge, pair))
     translating = {"bridge", "deranged", *CONTROLS} & set(arms)
     needed = (translating or "teacher" in arms, "own" in arms or (translating and fusing))
-    sources = ({e.as_teacher.source for e in examples}, {e.source for e in examples})
+    sources = ({e.told for e in examples}, {e.source for e in examples})
     for model, wanted, read, name in zip(states, needed, sources, ("teacher", "student"), strict=True):
         if wanted:
             _fill(model, read, name, config, progress)
     return states
 
 
-def _fill(states: States, sources: set[Ids], name: str, config: Config, progress: Progress) -> None:
-    progress.start(f"{name} reads", len(sources))
+def _fill(states: Any, sources: set[Any], name: str, config: Config, progress: Progress) -> None:
+    progress.start(f"{name} reads", states.readings(sources))
     done = 0
 
     def count(rows: int) -> None:
@@ -319,7 +318,7 @@ def _document(
         "contrasts": contrasts(tallies, config.train.seed),
         "agreement": agreement(tallies),
         "reasoning": summary_of_thoughts(examples),
-        **({} if pair.codec is None else {"alignment": summary_of_alignment(examples)}),
+        **({} if pair.one_tokenizer else {"alignment": summary_of_alignment(examples)}),
         "manifest": {
             "seed": config.train.seed,
             "scaffold": config.data.scaffold,

@@ -55,7 +55,7 @@ class HarnessModel(LM):
     ) -> None:
         super().__init__()
         check_arm(arm)
-        if pair.codec is not None and arm != "student":
+        if not pair.one_tokenizer and arm != "student":
             what = "the harness gives one tokenizer's ids, and the two models have different ones"
             raise PairError(what, where=f"arm {arm}", fix="run it over student, or use helmas eval --dataset")
         self.pair, self.arm, self.batch, self.progress = pair, arm, batch, progress or Silent()
@@ -78,8 +78,8 @@ class HarnessModel(LM):
 
     @property
     def max_length(self) -> int:
-        """Places that both models have."""
-        texts = (member.model.config.get_text_config() for member in (self.pair.teacher, self.pair.student))
+        """Places that all models have."""
+        texts = (member.model.config.get_text_config() for member in self.pair.sides.values())
         return min(int(text.max_position_embeddings) for text in texts)
 
     @property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from helmas_core.bridges.base import Bridge
+from helmas_core.bridges.base import Bridge, hidden_of
 from helmas_core.config import Config
 from helmas_core.errors import CacheError, ConfigError, DataError
 from helmas_core.evaluation.attention import attention_weights, span_mass, token_mass
@@ -19,11 +19,12 @@ from helmas_core.evaluation.measure import cache_figures, cosines, rms_ratios
 from helmas_core.evaluation.positions import position_figures, token_text
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.prepare import prepare, prepare_item
-from helmas_core.handoff.told import Aligned, Told, Written, ids_of, over_student, tell
+from helmas_core.handoff.told import Aligned, Told, Written, ids_of, over_student, tell, told_each, told_to
 from helmas_core.models.align import tiled
 from helmas_core.models.backends import open_backend
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import forward
+from helmas_core.models.joint import together
 from helmas_core.models.pair import Pair
 from helmas_core.models.record import record_queries
 from helmas_core.models.tokens import encode, offsets, pad_left
@@ -50,8 +51,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Caches:
-    """Three caches of one source: the teacher's, the student's own, and what the bridge made of `told`, which is the
-    teacher's over the student's tokens."""
+    """Three caches of one source: the first teacher's, the student's own, and what the bridge made of `told`, which is
+    all teachers' over the student's tokens."""
 
     teacher: KVCache
     told: KVCache
@@ -93,7 +94,7 @@ def inspect_cache(
         "query": pair.tokenizer.decode(subject.query),
         "tokens": len(subject.source),
         "tokens_read": [token_text(pair, id) for id in subject.source],
-        "rope_residual": {"teacher": pair.teacher.rope_residual, "student": pair.student.rope_residual},
+        "rope_residual": {side: member.rope_residual for side, member in pair.sides.items()},
         "layers": layers,
         "sides": {name: side["layers"] for name, side in sides.items()},
         "token_mass": {name: [round(m, 6) for m in side["tokens"].tolist()] for name, side in sides.items()},
@@ -114,21 +115,22 @@ def subject_of(config: Config, pair: Pair, text: str | None, item: str | None) -
     if len(ids) < 3:
         raise DataError(f"{len(ids)} tokens are too few to inspect", where="--prompt", fix="give a sentence or more")
     cut = max(2, len(ids) - max(1, len(ids) // 10))
-    if pair.codec is None:
+    if pair.one_tokenizer:
         return Subject(ids[:cut], ids[cut:], tuple(ids[:cut]), ids[cut:])
     return _parted(pair, text, tiled(offsets(pair.tokenizer, text, len(ids)))[cut - 1][1])
 
 
 def _parted(pair: Pair, text: str, at: int) -> Subject:
-    """`text` cut before the character `at`, each part in both models' own tokens."""
-    (source, query), (told, asked) = (
-        [encode(view.tokenizer, part) for part in (text[:at], text[at:])] for view in (pair, pair.as_teacher)
+    """`text` cut before the character `at`, each part in the models' own tokens."""
+    (source, query), *theirs = (
+        [encode(view.tokenizer, part) for part in (text[:at], text[at:])]
+        for view in (pair, *(view.as_teacher for view in pair.views))
     )
-    if not (query and told and asked):
+    if not query or not all(part for both in theirs for part in both):
         raise DataError("nothing is left to be read after the source", where="--prompt", fix="give a sentence or more")
-    whole = [(0, at)]
-    aligned = tell(pair, Written(text[:at], told, whole), Written(text[:at], source, whole))
-    return Subject(source, query, aligned, asked)
+    written = [Written(text[:at], ids, [(0, at)]) for ids in (source, *(told for told, _ in theirs))]
+    aligned = (tell(view, told, written[0]) for view, told in zip(pair.views, written[1:], strict=True))
+    return Subject(source, query, told_each(aligned), theirs[0][1])
 
 
 def _example(config: Config, pair: Pair, item: str | None) -> Example:
@@ -138,11 +140,14 @@ def _example(config: Config, pair: Pair, item: str | None) -> Example:
 
 
 def make_caches(pair: Pair, bridge: Bridge | None, subject: Subject) -> Caches:
-    """Both models read the source; the bridge translates."""
-    read, own = (pad_left([ids], pair.pad, pair.device) for ids in (ids_of(subject.told), subject.source))
-    state, own = pair.teacher.read(*read, () if bridge is None else bridge.hidden), pair.student.read(*own)
-    told = over_student(state, pair.teacher, [subject.told])
-    return Caches(state, told, own, None if bridge is None else bridge(told, own))
+    """All models read the source; the bridge translates."""
+    own = pair.student.read(*pad_left([subject.source], pair.pad, pair.device))
+    read = [told_to(subject.told, place) for place in range(len(pair.teachers))]
+    padded = [pad_left([ids_of(one)], pair.pad, pair.device) for one in read]
+    asked = zip(pair.teachers, padded, hidden_of(bridge, pair), strict=True)
+    states = [teacher.read(*ids, hidden) for teacher, ids, hidden in asked]
+    told = together([over_student(s, t, [one]) for s, t, one in zip(states, pair.teachers, read, strict=True)])
+    return Caches(states[0], told, own, None if bridge is None else bridge(told, own))
 
 
 def sides_of(pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject) -> dict[str, dict[str, Any]]:
@@ -151,8 +156,9 @@ def sides_of(pair: Pair, bridge: Bridge | None, caches: Caches, subject: Subject
         "teacher": _side(caches.teacher, attention_weights(pair.teacher.model, caches.teacher, subject.asked)),
         "own": _side(caches.own, attention_weights(pair.student.model, caches.own, subject.query)),
     }
-    if isinstance(subject.told, Aligned):  # by the student's tokens, as the other sides are
-        sides["teacher"]["tokens"] = sides["teacher"]["tokens"][list(subject.told.places)]
+    told = told_to(subject.told, 0)
+    if isinstance(told, Aligned):  # by the student's tokens, as the other sides are
+        sides["teacher"]["tokens"] = sides["teacher"]["tokens"][list(told.places)]
     if bridge is not None and caches.bridged is not None:
         with bridge.adapted(caches.told):
             weights = attention_weights(pair.student.model, caches.bridged, subject.query)
@@ -271,9 +277,11 @@ def _against(
 
 
 def matrices(bridge: Bridge | None) -> dict[str, dict[str, list[Any]] | None]:
-    """`blend` [2, Ls, Lt] and `gate` [2, Ls, Hs] as {"k": …, "v": …}; None for what the bridge does not have."""
+    """`blend` [2, Ls, Lt] and `gate` [2, Ls, Hs] as {"k": …, "v": …}; None for what the bridge does not have. Several
+    teachers' shares are `teachers` [2, Ls, N]."""
     found = {} if bridge is None else bridge.diagnostics()
-    return {name: _matrix(found.get(name)) for name in ("blend", "gate")}
+    names = ("blend", "gate", *(["teachers"] if "teachers" in found else []))
+    return {name: _matrix(found.get(name)) for name in names}
 
 
 def _matrix(found: Tensor | None) -> dict[str, list[Any]] | None:

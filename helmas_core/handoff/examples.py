@@ -9,7 +9,7 @@ from helmas_core.data.item import Item
 from helmas_core.data.prompts import Prompt
 from helmas_core.data.tasks import Task
 from helmas_core.errors import DataError
-from helmas_core.handoff.told import Aligned, Told, Written, alignment_of
+from helmas_core.handoff.told import Aligned, One, Told, Written, alignment_of, told_each
 from helmas_core.models.align import Alignment
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import encode, encode_start
@@ -40,7 +40,7 @@ class Example:
     that which `source` tells: "" where nothing was left of it, None where the hand-off takes none.
 
     All ids are the student's. Where the teacher has a tokenizer of its own, `teachers` is the same item in its ids and
-    template, and `alignment` brings the two sources together.
+    template, and `alignment` brings the two sources together. `more` is the item as each further teacher reads it.
     """
 
     item: Item
@@ -55,6 +55,12 @@ class Example:
     reasoning: str | None = None
     teachers: Example | None = None
     alignment: Alignment | None = None
+    more: tuple[Example, ...] = ()
+
+    @property
+    def by_teacher(self) -> tuple[Example, ...]:
+        """The item with each teacher's reading of it."""
+        return (self, *self.more)
 
     @property
     def as_teacher(self) -> Example:
@@ -63,29 +69,34 @@ class Example:
 
     @property
     def told(self) -> Told:
-        """What the teacher reads to hand `source` over."""
+        """What the teachers read to hand `source` over."""
+        return told_each(one._told for one in self.by_teacher)
+
+    @property
+    def _told(self) -> One:
         if self.alignment is None:
             return self.source
         return Aligned(self.as_teacher.source, self.alignment.places)
 
     @property
     def length(self) -> int:
-        """Tokens of the source, for whichever model has more of them."""
-        return max(len(self.source), len(self.as_teacher.source))
+        """Tokens of the source, for whichever model has most of them."""
+        return max(len(self.source), *(len(one.as_teacher.source) for one in self.by_teacher))
 
     @property
     def cuts(self) -> Sequence[int]:
-        """Where the source may be cut to go on with the rest: half of the shortest text on both sides, and where the
-        teacher's tokens up to there tell nothing of what comes after."""
-        least, alignment = SHORTEST_TEXT // 2, self.alignment
+        """Where the source may be cut to go on with the rest: half of the shortest text on both sides, and where no
+        teacher's tokens up to there tell anything of what comes after."""
+        least, alignments = SHORTEST_TEXT // 2, [one.alignment for one in self.by_teacher if one.alignment is not None]
         places = range(least, len(self.source) - least + 1)
-        return places if alignment is None else [place for place in places if alignment.open[place]]
+        return [place for place in places if all(one.open[place] for one in alignments)] if alignments else places
 
 
 def make_example(
     pair: Pair, task: Task, item: Item, prompt: Prompt, thought: Thought | None = None, told: Prompt | None = None
 ) -> Example:
-    """The item as the student reads it by `prompt` and, where its tokenizer is another one, the teacher by `told`."""
+    """The item as the student reads it by `prompt` and, where its tokenizer is another one, the first teacher by
+    `told`."""
     example = _example(pair, task, item, prompt, thought)
     if pair.codec is None:
         return example

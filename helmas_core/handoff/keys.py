@@ -21,5 +21,5 @@ def producer(pair: Pair, member: Member) -> str:
     settings = member.model.config.get_text_config().to_dict()
     kept = {key: value for key, value in settings.items() if key[0] != "_" and key != "transformers_version"}
     weights = (member.fingerprint, member.revision)
-    tokenizer = (pair.as_teacher if member is pair.teacher else pair).tokenizer_hash
+    tokenizer = pair.seen_by(member).tokenizer_hash
     return digest(*weights, kept, tokenizer, str(member.model.dtype), pair.hardware.attention)

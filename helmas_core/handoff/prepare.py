@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from helmas_core.config import Config
@@ -50,15 +51,17 @@ def prepare(
 
 def summary_of_alignment(examples: Sequence[Example]) -> dict[str, Any] | None:
     """How unlike tokenizers cut the sources' shared text, as `align.shares` tells it; None where they share one."""
-    alignments = [example.alignment for example in examples if example.alignment is not None]
+    found = [one.alignment for example in examples for one in example.by_teacher]
+    alignments = [alignment for alignment in found if alignment is not None]
     return shares(alignments) if alignments else None
 
 
 def check_alignment(examples: Sequence[Example], least: float) -> None:
-    """PairError where too few of the student's tokens are one token of the teacher's each."""
-    found = summary_of_alignment(examples)
-    if found is not None and found["exact"] < least:
-        what = f"the tokenizers agree on {found['exact']:.0%} of the student's tokens in this data"
+    """PairError where too few of the student's tokens are one token of a teacher's each."""
+    by_teacher = zip(*(example.by_teacher for example in examples), strict=True)
+    found = [shares(known) for each in by_teacher if (known := [one.alignment for one in each if one.alignment])]
+    if found and (worst := min(one["exact"] for one in found)) < least:
+        what = f"the tokenizers agree on {worst:.0%} of the student's tokens in this data"
         raise PairError(what, where="pair.min_alignment", fix="use two models of one family, or lower it")
 
 
@@ -80,11 +83,13 @@ def prepare_item(config: Config, pair: Pair, split: str, wanted: str, progress: 
 def _example(config: Config, pair: Pair, task: Task, item: Item, thought: Thought | None) -> Example:
     written = None if thought is None else thought.text
     data = config.data
-    prompt, told = (
+    views = pair.views
+    prompt, *told = (
         render(task, item, data.handoff, view.template, written, data.cut_last_step, data.scaffold)
-        for view in (pair, pair.as_teacher)
+        for view in (pair, *(view.as_teacher for view in views))
     )
-    return make_example(pair, task, item, prompt, thought, told)
+    first, *more = (make_example(v, task, item, prompt, thought, t) for v, t in zip(views, told, strict=True))
+    return replace(first, more=tuple(more))
 
 
 def _generates(config: Config) -> bool:

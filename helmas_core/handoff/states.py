@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 
@@ -10,8 +10,9 @@ from helmas_core import processes
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.shelf import Shelf
 from helmas_core.handoff.store import GIB, Store
-from helmas_core.handoff.told import Ids, Told, ids_of, over_student
+from helmas_core.handoff.told import Ids, One, Told, ids_of, over_student, told_to
 from helmas_core.models.cache import KVCache
+from helmas_core.models.joint import together
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import pad_left
 
@@ -41,7 +42,7 @@ class States:
         self.kept: dict[Ids, KVCache] = {}
         self.used = 0
 
-    def fill(self, sources: Iterable[Told], batch: int, on_read: Callable[[int], None] = lambda _: None) -> None:
+    def fill(self, sources: Iterable[One], batch: int, on_read: Callable[[int], None] = lambda _: None) -> None:
         """Read `sources` in groups of like length until the budgets are used up; `on_read` gets each group's size.
 
         Of several processes all must ask for the same ones, if there is a shelf.
@@ -61,7 +62,7 @@ class States:
         if shared:
             on_read(self._take(groups))
 
-    def read(self, sources: Sequence[Told]) -> KVCache:
+    def read(self, sources: Sequence[One]) -> KVCache:
         """The batch of caches of `sources`; the model runs only for those that are neither in memory nor on disk."""
         return over_student(self._read([ids_of(source) for source in sources]), self.member, sources)
 
@@ -75,7 +76,11 @@ class States:
         rows = iter([] if fresh is None else [fresh.row(index) for index in range(len(missing))])
         return KVCache.join([next(rows) if row is None else row.to(device) for row in known])
 
-    def known(self, sources: Iterable[Told]) -> int:
+    def readings(self, sources: Iterable[One]) -> int:
+        """How many `sources` there are to be read."""
+        return len(set(map(ids_of, sources)))
+
+    def known(self, sources: Iterable[One]) -> int:
         """How many of `sources` are on disk."""
         return 0 if self.shelf is None else sum(ids in self.shelf for ids in set(map(ids_of, sources)))
 
@@ -125,14 +130,45 @@ class States:
         return self.shelf is not None and not self.shelf.store.closed
 
 
+class TeacherStates:
+    """What all teachers of a pair keep after reading: the States of each, asked as one."""
+
+    def __init__(self, states: Sequence[States]) -> None:
+        self.by_teacher = tuple(states)
+
+    def fill(self, sources: Iterable[Told], batch: int, on_read: Callable[[int], None] = lambda _: None) -> None:
+        """`States.fill` of one teacher after the other."""
+        for states, own in self._each(tuple(sources)):
+            states.fill(own, batch, on_read)
+
+    def read(self, sources: Sequence[Told]) -> KVCache:
+        """The batch of caches of `sources`, over the student's tokens: a JointCache where several teachers read."""
+        return together([states.read(own) for states, own in self._each(sources)])
+
+    def readings(self, sources: Collection[Told]) -> int:
+        """How often `sources` are read in all."""
+        return sum(states.readings(own) for states, own in self._each(sources))
+
+    def known(self, sources: Collection[Told]) -> int:
+        """How many of these readings are on disk."""
+        return sum(states.known(own) for states, own in self._each(sources))
+
+    def _each(self, sources: Collection[Told]) -> Iterator[tuple[States, list[One]]]:
+        """The States of each teacher, and what that one reads."""
+        for place, states in enumerate(self.by_teacher):
+            yield states, [told_to(source, place) for source in sources]
+
+
 def both_states(
-    pair: Pair, config: TrainConfig, store: Store | None, hidden: Sequence[int] = ()
-) -> tuple[States, States]:
-    """The teacher's, with its `hidden` states, and the student's: half of train.state_gib each, and a shelf each where
-    there is a store."""
+    pair: Pair, config: TrainConfig, store: Store | None = None, hidden: Sequence[Sequence[int]] = ()
+) -> tuple[TeacherStates, States]:
+    """The teachers', with the `hidden` states that are asked of each, and the student's: half of train.state_gib for
+    them and half for it, and a shelf each where there is a store."""
 
-    def states(member: Member, pad: int, hidden: Sequence[int]) -> States:
+    def states(member: Member, budget: float, hidden: Sequence[int] = ()) -> States:
         shelf = None if store is None else Shelf(store, pair, member, config.store_dtype, hidden)
-        return States(member, pad, config.state_gib * GIB / 2, shelf, hidden)
+        return States(member, pair.seen_by(member).pad, budget, shelf, hidden)
 
-    return states(pair.teacher, pair.as_teacher.pad, hidden), states(pair.student, pair.pad, ())
+    half, count = config.state_gib * GIB / 2, len(pair.teachers)
+    asked = zip(pair.teachers, hidden or [()] * count, strict=True)
+    return TeacherStates([states(member, half / count, layers) for member, layers in asked]), states(pair.student, half)

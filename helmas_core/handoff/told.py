@@ -1,11 +1,11 @@
-"""What the teacher reads in a source's place: the same ids, or its own and which of them each student token is.
+"""What a teacher reads in a source's place: the same ids, or its own and which of them each student token is.
 
 The only place where a teacher's state is brought to the student's tokens: bridges, arms and losses know no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -36,7 +36,17 @@ class Aligned:
         return Aligned(self.ids[: places[-1] + 1] if places else (), places)
 
 
-Told = Ids | Aligned
+One = Ids | Aligned  # what one teacher reads
+
+
+@dataclass(frozen=True)
+class Each:
+    """What several teachers read where they do not all read the same: one of the `parts` each."""
+
+    parts: tuple[One, ...]
+
+
+Told = One | Each
 
 
 class Written(NamedTuple):
@@ -47,13 +57,30 @@ class Written(NamedTuple):
     shared: Sequence[Span]
 
 
-def ids_of(told: Told) -> Ids:
+def told_to(told: Told, place: int) -> One:
+    """What the teacher in that place reads, the first one in 0."""
+    return told.parts[place] if isinstance(told, Each) else told
+
+
+def told_each(parts: Iterable[One]) -> Told:
+    """What the teachers read, one after the other, as one."""
+    parts = tuple(parts)
+    return parts[0] if len(set(parts)) == 1 else Each(parts)
+
+
+def ids_of(told: One) -> Ids:
     """What the teacher's model is given."""
     return told.ids if isinstance(told, Aligned) else told
 
 
 def fit(told: Told, length: int) -> Told:
     """`told` cut or repeated to `length` student tokens."""
+    if isinstance(told, Each):
+        return Each(tuple(_fit(part, length) for part in told.parts))
+    return _fit(told, length)
+
+
+def _fit(told: One, length: int) -> One:
     if not isinstance(told, Aligned):
         return (told * (length // max(1, len(told)) + 1))[:length]
     whole = told
@@ -72,7 +99,7 @@ def alignment_of(pair: Pair, teacher: Written, student: Written) -> Alignment:
     return align_parts(*cut)
 
 
-def tell(pair: Pair, teacher: Written, student: Written) -> Told:
+def tell(pair: Pair, teacher: Written, student: Written) -> One:
     """What the teacher reads for the student's text."""
     if pair.codec is None:
         return tuple(student.ids)
@@ -82,12 +109,22 @@ def tell(pair: Pair, teacher: Written, student: Written) -> Told:
 
 
 def joined(first: Told, second: Told) -> Told:
+    """The one and then the other."""
+    several = [told for told in (first, second) if isinstance(told, Each)]
+    if several:
+        places = range(len(several[0].parts))
+        return Each(tuple(join_one(told_to(first, place), told_to(second, place)) for place in places))
+    return join_one(told_to(first, 0), told_to(second, 0))
+
+
+def join_one(first: One, second: One) -> One:
+    """The same for one teacher."""
     if isinstance(first, Aligned) and isinstance(second, Aligned):
         return first + second
     return (*ids_of(first), *ids_of(second))
 
 
-def over_student(state: KVCache, member: Member, told: Sequence[Told]) -> KVCache:
+def over_student(state: KVCache, member: Member, told: Sequence[One]) -> KVCache:
     """The teacher's cache of `told` as one over the student's tokens: its `places` picked, its RoPE taken off, under
     the student's mask and at its positions. Latent steps after what was read follow as they are. What was told in the
     student's own ids is such a cache already."""

@@ -53,6 +53,11 @@ class KVCache:
         return self.mask.shape[1]
 
     @property
+    def by_teacher(self) -> tuple[KVCache, ...]:
+        """What each teacher keeps, where several have read: here, one."""
+        return (self,)
+
+    @property
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values, *self.hidden))
 

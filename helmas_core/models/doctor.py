@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -16,8 +17,9 @@ from helmas_core.errors import PairError
 from helmas_core.models.backends import open_backend
 from helmas_core.models.geometry import Geometry, from_config, from_profile
 from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
-from helmas_core.models.pair import count_parameters, find_problems, guarded, read_config, read_tokenizer
+from helmas_core.models.pair import count_parameters, find_problems, guarded, read_config, read_tokenizer, sources
 from helmas_core.models.preflight import Problem, sample_alignment
+from helmas_core.sides import by_side
 
 _FP32, _ADAM_COPIES = 4, 4  # weights, gradients and two moments
 
@@ -29,13 +31,13 @@ def diagnose(config: Config) -> dict[str, Any]:
     if lacking := missing(config):
         fix = f"these profiles run here: {', '.join(runnable_profiles())}"
         problems.append(Problem(f"the profile needs {lacking}", "hardware", fix, "warning"))
-    cost = _cost(config, *shapes) if shapes else {}
+    cost = _cost(config, shapes) if shapes else {}
     return {
         "schema": 1,
         "command": "doctor",
         "ok": not any(problem.severity == "error" for problem in problems),
         "problems": [problem.as_json() for problem in problems],
-        "geometry": {side: asdict(g) for side, g in zip(("teacher", "student"), shapes or (), strict=False)},
+        "geometry": {side: asdict(geometry) for side, geometry in shapes.items()},
         "geometry_from": source,
         **(_alignment(config) if source == "config" else {}),
         "runs_here": lacking is None,
@@ -43,31 +45,32 @@ def diagnose(config: Config) -> dict[str, Any]:
     }
 
 
-def _shapes(config: Config) -> tuple[list[Problem], tuple[Geometry, Geometry] | None, str]:
-    """Problems, (teacher's shape, student's shape) unless one of them cannot be used, and where the shapes are from."""
-    pair = config.pair
-    if pair.geometry is not None:
-        return [], (from_profile(pair.geometry.teacher), from_profile(pair.geometry.student)), "profile"
+def _shapes(config: Config) -> tuple[list[Problem], dict[str, Geometry], str]:
+    """Problems, the models' shapes by side unless one of them cannot be used, and where the shapes are from."""
+    pair, named = config.pair, sources(config.pair)
+    if pair.geometry is not None and not pair.more_teachers:
+        return [], by_side([from_profile(pair.geometry.teacher)], from_profile(pair.geometry.student)), "profile"
     problems = find_problems(config)
-    if any(p.severity == "error" and p.where in ("teacher", "student") for p in problems):
-        return problems, None, "none"
-    configs = (read_config(pair.teacher, pair.teacher_revision), read_config(pair.student, pair.student_revision))
-    if any("attention" in stage.losses for stage in config.train.stages) and not open_backend(configs[1]):
-        what = f"the attention of {configs[1].model_type} cannot be looked into"
+    if any(p.severity == "error" and p.where in named for p in problems):
+        return problems, {}, "none"
+    configs = {side: read_config(*source) for side, source in named.items()}
+    student = configs["student"]
+    if any("attention" in stage.losses for stage in config.train.stages) and not open_backend(student):
+        what = f"the attention of {student.model_type} cannot be looked into"
         problems.append(Problem(what, "student", 'leave the loss "attention" out of train.stages', "warning"))
-    shapes = (_counted(configs[0], pair.teacher), _counted(configs[1], pair.student))
-    return problems, shapes, "config"
+    return problems, {side: _counted(found, named[side][0]) for side, found in configs.items()}, "config"
 
 
 def _alignment(config: Config) -> dict[str, Any]:
-    """How unlike tokenizers cut a sample; nothing for a shared one, or for one that cannot be read."""
-    pair = config.pair
+    """How unlike tokenizers cut a sample, that of a further teacher under its side; nothing for a shared one, or for
+    one that cannot be read."""
     try:
-        teacher = read_tokenizer(pair.teacher, pair.teacher_revision)
-        found = sample_alignment(teacher, read_tokenizer(pair.student, pair.student_revision))
+        *teachers, student = ((side, read_tokenizer(*source)) for side, source in sources(config.pair).items())
     except PairError:
         return {}
-    return {} if found is None else {"alignment": found}
+    found = {side: sample_alignment(tokenizer, student[1]) for side, tokenizer in teachers}
+    named = {"alignment" + side.removeprefix("teacher"): shares for side, shares in found.items()}
+    return {name: shares for name, shares in named.items() if shares is not None}
 
 
 def _counted(config: PretrainedConfig, source: str) -> Geometry:
@@ -75,18 +78,19 @@ def _counted(config: PretrainedConfig, source: str) -> Geometry:
     return replace(guarded(partial(from_config, config), source), parameters=count_parameters(config, source))
 
 
-def _cost(config: Config, teacher: Geometry, student: Geometry) -> dict[str, Any]:
+def _cost(config: Config, shapes: Mapping[str, Geometry]) -> dict[str, Any]:
+    *teachers, student = shapes.values()
     gpu = _on_gpu(config)
     element = DTYPES[config.pair.dtype.replace("auto", "bf16" if gpu else "fp32")].itemsize
     with torch.device("meta"):
-        bridge = make_bridge(config.bridge, teacher, student)
-    tokens = {"teacher": teacher.kv_bytes_per_token(element), "student": student.kv_bytes_per_token(element)}
+        bridge = make_bridge(config.bridge, teachers[0], student, *teachers[1:])
+    tokens = {side: geometry.kv_bytes_per_token(element) for side, geometry in shapes.items()}
     full = config.bridge.student == "full"
-    hidden = len(bridge.hidden) * teacher.hidden_size * element
+    parts = zip(teachers, bridge.by_teacher, strict=True)
+    hidden = sum(len(part.hidden) * teacher.hidden_size * element for teacher, part in parts)
     batch = max((stage.batch or config.train.batch for stage in config.train.schedule()), default=config.train.batch)
     memory = {
-        "teacher": teacher.parameters * element / GIB,
-        "student": student.parameters * element / GIB,
+        **{side: geometry.parameters * element / GIB for side, geometry in shapes.items()},
         "bridge_training": bridge.parameter_count() * _FP32 * _ADAM_COPIES / GIB,
         **({"student_training": student.parameters * _FP32 * _ADAM_COPIES / GIB} if full else {}),
         "caches": batch * config.data.max_source_tokens * (sum(tokens.values()) + hidden) / GIB,

@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from helmas_core import processes
-from helmas_core.config import Config, HardwareConfig
+from helmas_core import processes, sides
+from helmas_core.config import Config, HardwareConfig, PairConfig
 from helmas_core.errors import ConfigError, HelmasError, PairError
 from helmas_core.foreign import why
 from helmas_core.models.backends import count_windows_by_token, usable_backend
@@ -89,7 +89,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Pair:
-    """Tokenizer and template are the student's, and the teacher's too unless it has a `codec` of its own."""
+    """Tokenizer and template are the student's, and the teacher's too unless it has a `codec` of its own.
+
+    Of several teachers `teacher` is the first one, which also thinks and answers; `more` are the pairs of the same
+    student with those that read beside it.
+    """
 
     teacher: Member
     student: Member
@@ -98,10 +102,30 @@ class Pair:
     tokenizer_hash: str
     hardware: Hardware
     codec: Codec | None = None
+    more: tuple[Pair, ...] = ()
 
     @property
     def device(self) -> torch.device:
         return self.hardware.device
+
+    @property
+    def views(self) -> tuple[Pair, ...]:
+        """The student with each teacher alone, the first one first."""
+        return (replace(self, more=()), *self.more)
+
+    @property
+    def teachers(self) -> tuple[Member, ...]:
+        return (self.teacher, *(view.teacher for view in self.more))
+
+    @property
+    def one_tokenizer(self) -> bool:
+        """Whether all models read the same ids."""
+        return all(view.codec is None for view in self.views)
+
+    @property
+    def sides(self) -> dict[str, Member]:
+        """Every model under its name in documents."""
+        return sides.by_side(self.teachers, self.student)
 
     @property
     def pad(self) -> int:
@@ -113,15 +137,19 @@ class Pair:
         """The pair with the teacher's tokenizer and template: for what the teacher reads and writes."""
         if self.codec is None:
             return self
-        own = self.codec
-        return replace(self, tokenizer=own.tokenizer, template=own.template, tokenizer_hash=own.hash, codec=None)
+        own = {"tokenizer": self.codec.tokenizer, "template": self.codec.template, "tokenizer_hash": self.codec.hash}
+        return replace(self, **own, codec=None, more=())
+
+    def seen_by(self, member: Member) -> Pair:
+        """The pair with the tokenizer and template of `member`."""
+        return next((view.as_teacher for view in self.views if view.teacher is member), self)
 
     def describe(self) -> dict[str, Any]:
+        teachers = zip(list(self.sides)[:-1], self.views, strict=True)
         return {
-            "teacher": self.teacher.describe(),
-            "student": self.student.describe(),
+            **{name: member.describe() for name, member in self.sides.items()},
             "tokenizer": self.tokenizer_hash,
-            **({} if self.codec is None else {"teacher_tokenizer": self.codec.hash}),
+            **{f"{side}_tokenizer": view.codec.hash for side, view in teachers if view.codec},
             "dtype": str(self.hardware.dtype).removeprefix("torch."),
             "attention": self.hardware.attention,
             "device": self.hardware.device.type,
@@ -186,22 +214,27 @@ def find_problems(config: Config) -> list[Problem]:
     """All problems of the pair that show without weights; what cannot be read is one of them."""
     pair, tokens = config.pair, config.data.max_source_tokens
     found: list[Problem] = []
-    tokenizers: list[PreTrainedTokenizerBase] = []
-    for where, source, revision in (
-        ("teacher", pair.teacher, pair.teacher_revision),
-        ("student", pair.student, pair.student_revision),
-    ):
+    tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+    for where, (source, revision) in sources(pair).items():
         try:
             config_of = read_config(source, revision)
             found += guarded(partial(model_problems, config_of, where, tokens), source)
             tokenizer = read_tokenizer(source, revision)
             content_hash(tokenizer)
-            tokenizers.append(tokenizer)
+            tokenizers[where] = tokenizer
         except PairError as error:
             found.append(Problem(f"{error.where}: {error.what}", where, error.fix))
-    if len(tokenizers) == 2:
-        found += alignment_problems(sample_alignment(*tokenizers), pair.min_alignment)
+    if student := tokenizers.pop("student", None):
+        for side, teacher in tokenizers.items():
+            found += alignment_problems(sample_alignment(teacher, student), pair.min_alignment, side)
     return found
+
+
+def sources(pair: PairConfig) -> dict[str, tuple[str, str | None]]:
+    """(what it is loaded from, its revision) of every model, under its name in documents."""
+    revisions = {"teacher": pair.teacher_revision, "student": pair.student_revision}
+    found = sides.by_side((pair.teacher, *pair.more_teachers), pair.student)
+    return {side: (source, revisions.get(side)) for side, source in found.items()}
 
 
 def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] = lambda _: None) -> Pair:
@@ -216,17 +249,25 @@ def load_pair(config: Config, hardware: Hardware, notify: Callable[[str], None] 
         raise PairError(f"this pair cannot be bridged: {listed}", fix="see `helmas doctor`")
     pair = config.pair
     placed = placement(config.hardware, hardware)
-    teacher = _load(pair.teacher, pair.teacher_revision, hardware, notify, pair.teacher_bits, placed)
-    teacher = replace(teacher, home=hardware.device)
+    *told, answering = sources(pair).values()
+    loaded = (_load(*source, hardware, notify, pair.teacher_bits, placed) for source in told)
+    teachers = [replace(teacher, home=hardware.device) for teacher in loaded]
     apart = (pair.teacher_bits, config.hardware.teacher_device)
-    same = (pair.teacher, pair.teacher_revision, *apart) == (pair.student, pair.student_revision, None, None)
-    student = teacher if same else _load(pair.student, pair.student_revision, hardware, notify)
+    same = (*told[0], *apart) == (*answering, None, None)
+    student = teachers[0] if same else _load(*answering, hardware, notify)
     if config.data.handoff == "latent":
-        refuse_offloaded(teacher)
-        teacher = replace(teacher, latent=Latent(teacher.model, config.data.latent_steps))
-    own = _codec(pair.student, pair.student_revision, config.data.chat_template)
-    theirs = _codec(pair.teacher, pair.teacher_revision, config.data.chat_template)
-    return Pair(teacher, student, own.tokenizer, own.template, own.hash, hardware, unlike(theirs, own))
+        teachers = [_thinking(teacher, config.data.latent_steps) for teacher in teachers]
+    own, *theirs = (_codec(*source, config.data.chat_template) for source in (answering, *told))
+    first, *more = (
+        Pair(teacher, student, own.tokenizer, own.template, own.hash, hardware, unlike(codec, own))
+        for teacher, codec in zip(teachers, theirs, strict=True)
+    )
+    return replace(first, more=tuple(more))
+
+
+def _thinking(member: Member, steps: int) -> Member:
+    refuse_offloaded(member)
+    return replace(member, latent=Latent(member.model, steps))
 
 
 def _codec(source: str, revision: str | None, templated: bool) -> Codec:

@@ -153,9 +153,10 @@ def sample_alignment(teacher: PreTrainedTokenizerBase, student: PreTrainedTokeni
     return shares([align_parts(*cut)])
 
 
-def alignment_problems(found: dict[str, Any] | None, least: float) -> list[Problem]:
-    """Whether too few of the student's tokens are one token of the teacher's each."""
+def alignment_problems(found: dict[str, Any] | None, least: float, side: str = "teacher") -> list[Problem]:
+    """Whether too few of the student's tokens are one token each of the teacher called `side`."""
     if found is None or found["exact"] >= least:
         return []
     what = f"the tokenizers agree on {found['exact']:.0%} of the student's tokens, fewer than pair.min_alignment"
-    return [Problem(what, "pair", "use two models of one family, or lower pair.min_alignment")]
+    where = "pair" if side == "teacher" else f"pair, {side}"
+    return [Problem(what, where, "use two models of one family, or lower pair.min_alignment")]

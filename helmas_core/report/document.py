@@ -151,6 +151,12 @@ def diagnostic_pictures(found: Record | None, stem: str) -> Iterator[Picture]:
         yield Picture(
             f"blend-{name}-{stem}", f"How much of each teacher layer the student's {side} are made of.", figure
         )
+    for name, matrix in (found.get("teachers") or {}).items():
+        side = {"k": "keys", "v": "values"}[name]
+        figure = draw.matrix_figure(
+            matrix, f"Shares of the teachers, {side}", "teacher (0: the first)", "student layer", 1.0
+        )
+        yield Picture(f"teachers-{name}-{stem}", f"How much of the student's {side} each teacher gives.", figure)
     if found.get("gate"):
         yield Picture(f"gates-{stem}", "Gates by layer, a dot for every head.", draw.gate_figure(found["gate"]))
     if found.get("mass"):

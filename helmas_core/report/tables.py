@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helmas_core.runs import flat
+from helmas_core.sides import described
 
 Record = Mapping[str, Any]
 Table = tuple[list[str], list[list[str]]]  # header and rows
@@ -96,7 +97,7 @@ def verdict_of(report: Record) -> str:
 def facts(report: Record) -> dict[str, str]:
     """Who was measured, and how."""
     pair, bridge, manifest = (report.get(key) or {} for key in ("pair", "bridge", "manifest"))
-    sides = {side: _member(pair[side]) for side in ("teacher", "student") if side in pair}
+    sides = {side.replace("_", " "): _member(model) for side, model in described(pair).items()}
     made = f"{bridge['method']}, {bridge.get('mode')}" if bridge.get("method") else None
     parameters = {key.replace("_", " "): n for key, n in bridge.items() if key.endswith("parameters")}
     wanted = ("seed", "batch", "handoff", "reasoning", "cut_last_step", "reuse")

@@ -4,6 +4,7 @@ themselves. No torch here. Whatever comes from models and data is escaped, in Ma
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from helmas_core.plain import printable
 from helmas_core.report import tables
 from helmas_core.report.document import Document
 from helmas_core.report.markdown import escape, picture, table
+from helmas_core.sides import described
 
 Record = Mapping[str, Any]
 LIBRARY = "helmas"
@@ -47,12 +49,17 @@ class Subject:
     def name(self) -> str:
         return self.where.rstrip("/").rpartition("/")[2].partition("@")[0] or LIBRARY
 
+    @property
+    def sides(self) -> dict[str, Record]:
+        """What is said of each model, the teachers first."""
+        return described(self.document["pair"])
+
     def model(self, side: str) -> str:
         return str(self.document["pair"][side].get("id"))
 
     def unknown(self) -> list[str]:
         """The sides whose model nobody else can load by its name."""
-        return [side for side in ("teacher", "student") if not _found(self.model(side))]
+        return [side for side in self.sides if not _found(self.model(side))]
 
 
 def card(subject: Subject) -> str:
@@ -81,7 +88,7 @@ def plain(text: Any) -> str:
 
 def _head(subject: Subject) -> str:
     """YAML that the hub reads."""
-    models = [subject.model(side) for side in ("teacher", "student")]
+    models = [subject.model(side) for side in subject.sides]
     known = [REGISTRY[name].hub for name in _learnt(subject) if name in REGISTRY]
     results = [result for report in subject.reports for result in _scores(report)]
     data = ModelCardData(
@@ -122,9 +129,11 @@ def _scores(report: Record) -> Iterator[EvalResult]:
 
 
 def _about(subject: Subject) -> str:
-    teacher, student = (escape(subject.model(side)) for side in ("teacher", "student"))
+    *teachers, student = (f"**{escape(subject.model(side))}**" for side in subject.sides)
+    caches = "the KV cache of" if len(teachers) == 1 else "the KV caches of"
+    go = "goes" if len(teachers) == 1 else "go"
     return (
-        f"A bridge for helmas: the KV cache of **{teacher}** goes through it into **{student}**, which answers as if "
+        f"A bridge for helmas: {caches} {' and '.join(teachers)} {go} through it into {student}, which answers as if "
         "it had read, and thought, itself."
     )
 
@@ -132,14 +141,28 @@ def _about(subject: Subject) -> str:
 def _use(subject: Subject) -> list[str]:
     """Two commands, and what they need."""
     local = subject.unknown()
-    models = "".join(f" -s pair.{side}=DIR" for side in local)
+    models = "".join(f" -s {one}" for one in _named_again(subject, local))
     evaluated = next((str(r["dataset"]) for r in subject.reports if _PLAIN_NAME.fullmatch(str(r["dataset"]))), None)
     data = f" --dataset {evaluated}" if evaluated and not evaluated.startswith(("jsonl:", "text:", "cloze:")) else ""
     where = subject.where if _PLAIN_NAME.fullmatch(subject.where) else "DIR"
     lines = [f"helmas chat --bridge {where}{models}", f"helmas eval --bridge {where}{models}{data}"]
-    needs = f"`DIR` is a folder with the {' and the '.join(local)} named below. " if local else ""
+    needs = (
+        f"`DIR` is a folder with the {' and the '.join(side.replace('_', ' ') for side in local)} named below. "
+        if local
+        else ""
+    )
     safe = "`bridge.safetensors` holds weights and one JSON string; nothing in this repository is executed."
     return ["## Use", "```bash\n" + "\n".join(lines) + "\n```", needs + safe]
+
+
+def _named_again(subject: Subject, local: Sequence[str]) -> Iterator[str]:
+    """What says where the `local` models lie; further teachers are named all together."""
+    first, more = ("teacher", "student"), [side for side in subject.sides if side not in ("teacher", "student")]
+    yield from (f"pair.{side}=DIR" for side in local if side in first)
+    if not set(more).isdisjoint(local):
+        known = {side: subject.model(side) for side in more if side not in local}
+        names = [name if _PLAIN_NAME.fullmatch(name) else "DIR" for name in (known.get(side, "DIR") for side in more)]
+        yield f"'pair.more_teachers={json.dumps(names)}'"
 
 
 def _found(model: str) -> bool:
@@ -150,9 +173,8 @@ def _found(model: str) -> bool:
 def _pair(subject: Subject) -> str:
     rows = {"model": "id", "revision": "revision", "type": "model_type", "layers": "layers", "KV heads": "kv_heads"}
     rows |= {"head dim": "head_dim", "parameters": "parameters", "weights, hashed": "fingerprint"}
-    sides = [subject.document["pair"][side] for side in ("teacher", "student")]
-    cells = [[name, *(_value(side.get(key)) for side in sides)] for name, key in rows.items()]
-    return table(["", "teacher", "student"], cells)
+    cells = [[name, *(_value(member.get(key)) for member in subject.sides.values())] for name, key in rows.items()]
+    return table(["", *(side.replace("_", " ") for side in subject.sides)], cells)
 
 
 def _value(value: Any) -> str:

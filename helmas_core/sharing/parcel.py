@@ -18,9 +18,9 @@ from helmas_core.runs import BRIDGE, LOG, Run, read_json, read_metrics, to_json
 from helmas_core.sharing.card import Subject, card, theirs_in
 from helmas_core.sharing.folder import CARD, ITEMS, Files
 from helmas_core.sharing.public import Names, names_in, public_config, public_reports
+from helmas_core.sides import described, named
 
 Record = Mapping[str, Any]
-SIDES = ("teacher", "student")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def pack(
 ) -> Parcel:
     """What is shared of the bridge file `bridge` under the address `where`.
 
-    `evaluated` is the folder of its `helmas eval`, if not its own; `models` renames teacher or student;
+    `evaluated` is the folder of its `helmas eval`, if not its own; `models` renames models, by side;
     `items` adds what every arm said to every item. DataError for a report on another bridge.
     """
     from helmas_core.bridges.artefact import read_metadata, with_document
@@ -93,11 +93,11 @@ def _report(folder: Run) -> dict[str, Any] | None:
 
 def _check(report: Record, document: Record, folder: Path) -> None:
     """A report must be on this bridge, as far as it tells."""
-    ours, theirs = document["pair"], report.get("pair") or {}
+    ours, theirs = described(document["pair"]), described(report.get("pair") or {})
     differs = [
         side
-        for side in SIDES
-        if (theirs.get(side) or {}).get("fingerprint") not in (None, (ours.get(side) or {}).get("fingerprint"))
+        for side in {**ours, **theirs}
+        if theirs.get(side, {}).get("fingerprint") not in (None, ours.get(side, {}).get("fingerprint"))
     ]
     if (report.get("bridge") or {}).get("method") not in (None, document["method"]):
         differs.append("method")
@@ -108,8 +108,9 @@ def _check(report: Record, document: Record, folder: Path) -> None:
 
 def _names(document: Record, reports: Sequence[Record], models: Mapping[str, str]) -> Names:
     given, local = dict[str, str](), list[str]()
-    for side in SIDES:
-        known = {str(document["pair"][side].get("id")), str(document["config"]["pair"].get(side))}
+    configured = named(document["config"]["pair"])
+    for side, member in described(document["pair"]).items():
+        known = {str(member.get("id")), str(configured.get(side))}
         known |= {str(report["pair"][side].get("id")) for report in reports if side in (report.get("pair") or {})}
         local += sorted(known)
         if side in models:

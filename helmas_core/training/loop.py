@@ -278,7 +278,7 @@ def parameter_groups(bridge: Bridge, config: TrainConfig) -> list[dict[str, Any]
 
 def compile_bridge(bridge: Bridge) -> None:
     """Fuse the stages' kernels in place; names and state stay as they are."""
-    for child in bridge.children():
+    for child in (child for part in bridge.by_teacher for child in part.children()):
         for module in child if isinstance(child, torch.nn.ModuleList) else [child]:
             module.compile(dynamic=True)
 

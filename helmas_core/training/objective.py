@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from helmas_core import processes
-from helmas_core.bridges.base import COMPARING, Bridge, KeysValues
-from helmas_core.bridges.standard import Translator
+from helmas_core.bridges.base import COMPARING, Bridge, KeysValues, hidden_of
 from helmas_core.config import TrainConfig
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.states import both_states
@@ -77,7 +76,7 @@ class Objective:
 
     def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig, store: Store | None = None) -> None:
         self.pair, self.bridge, self.config = pair, bridge, config
-        self.teacher_states, self.student_states = both_states(pair, config, store, bridge.hidden)
+        self.teacher_states, self.student_states = both_states(pair, config, store, hidden_of(bridge, pair))
         self.donors: Mapping[Ids, Told] = {}
 
     def told(self, examples: Sequence[Example]) -> list[Told]:
@@ -103,7 +102,7 @@ class Objective:
         own = self.student_states.read([e.source for e in share.examples]) if self.compares(weights) else None
         terms, figures, translated = {}, {}, None
         if comparing := [name for name in weights if name in COMPARING]:
-            assert own is not None and isinstance(self.bridge, Translator)
+            assert own is not None
             translated, target = self.bridge.compared(state, own)
             keys, values = (states[..., : own.length, :] for states in translated)  # without latent steps
             terms |= {name: losses.COMPARE[name]((keys, values), target, own.mask) * share.tokens for name in comparing}
@@ -128,7 +127,7 @@ class Objective:
         the bridge: one that looks at several tokens at once would tell of what is to be said."""
         state = state.keep_first(self._visible(state, following))
         own = None if own is None else own.keep_first(following.visible)
-        handed = Handed(state, self._hand_over(state, own, translated), own)
+        handed = Handed(state, self.bridge.hand_over(state, own, translated), own)
         if "attention" in weights:  # a ratio of sums over the batch, which parts of it do not add up to
             found = self._compare(handed, following, weights, share)
             parts = {name: share.counts if name == "attention" else share.rows for name in found}
@@ -166,13 +165,6 @@ class Objective:
         """[B]: what comes before a continuation, or all of a source with the latent steps after it."""
         whole = state.mask.sum(1)
         return torch.where(following.visible == whole - self.pair.teacher.latent_steps, whole, following.visible)
-
-    def _hand_over(self, state: KVCache, own: KVCache | None, translated: KeysValues | None) -> KVCache:
-        """The student's cache, made of what is translated already where something is."""
-        if translated is None:
-            return self.bridge(state, own)
-        assert isinstance(self.bridge, Translator)
-        return self.bridge.finish(*translated, state, own)
 
     @torch.no_grad()
     def _reference(self, own: KVCache, following: Following, record: bool) -> tuple[Tensor, Recording | None]:

@@ -25,7 +25,6 @@ from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import open_store
-from helmas_core.handoff.told import ids_of
 from helmas_core.models.cache import KVCache
 from helmas_core.models.hardware import out_of_memory
 from helmas_core.models.pair import Pair
@@ -153,14 +152,15 @@ class Session:
         compared = trainer.used(lambda stage: objective.compares(stage.losses), own=alone)
         fitted = calibration if processes.first() or not alone else []
         used, own = ([*fitted, *(trainer.examples[i] for i in rows)] for rows in (trainer.used(own=alone), compared))
-        told = set(map(ids_of, objective.told(used)))
-        both = ((objective.teacher_states, told), (objective.student_states, {example.source for example in own}))
+        told = set(objective.told(used))
+        sources = {example.source for example in own}
+        both: list[tuple[Any, Any]] = [(objective.teacher_states, told), (objective.student_states, sources)]
         if self.config.train.store is not None:
-            counts = [f"{states.known(sources)} of {len(sources)}" for states, sources in both]
+            counts = [f"{states.known(sources)} of {states.readings(sources)}" for states, sources in both]
             self.progress.note(f"store: {counts[0]} sources known as the teacher read them, {counts[1]} as the student")
         elif not self.config.train.state_gib:
             return
-        self.progress.start("read", sum(len(sources) for _, sources in both))
+        self.progress.start("read", sum(states.readings(sources) for states, sources in both))
         done = 0
 
         def count(rows: int) -> None:

@@ -58,7 +58,7 @@ def test_what_is_kept_and_what_is_lost(unequal: Pair) -> None:
     moved, again, other = (shuffle_keys(cache, student.rope, sources, seed) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(moved.values, cache.values, strict=True))
     assert torch.equal(moved.keys[0], again.keys[0]) and not torch.equal(moved.keys[0], other.keys[0])
-    before, after = (student.rope.unrotate(c).keys[0][0][:, c.mask[0]] for c in (cache, moved))
+    before, after = (student.rope.unrotate(c).keys[1][0][:, c.mask[0]] for c in (cache, moved))
     distance = (before[0, :, None] - after[0, None]).abs().amax(-1)
     nearest = distance.argmin(0)  # every key is there, none at its own place
     assert distance.min(0).values.max() < 1e-4

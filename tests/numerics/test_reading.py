@@ -60,7 +60,7 @@ def _interrupt(*_: Any) -> KVCache:
 
 def bridged(pair: Pair, config: Config, notes: list[str], bridge: Bridge | None = None) -> BridgedReader:
     bridge = bridge or build_bridge(config.bridge, pair)
-    return BridgedReader(pair, bridge, Reader(pair.teacher, 0), Reader(pair.student, 0), notes.append)
+    return BridgedReader(pair, bridge, [Reader(pair.teacher, 0)], Reader(pair.student, 0), notes.append)
 
 
 @pytest.mark.parametrize("mode", ["replace", "fuse"])
@@ -108,7 +108,7 @@ def test_every_method_follows_a_growing_text(unequal: Pair, method: str, steps: 
     bridge = build_bridge(BridgeSection(method=method, mode="replace" if method == "modules" else None), unequal).eval()
     teacher = replace(unequal.teacher, latent=Latent(unequal.teacher.model, steps) if steps else None)
     pair = replace(unequal, teacher=teacher)
-    reader = BridgedReader(pair, bridge, Reader(teacher, 0, bridge.hidden), Reader(pair.student, 0), lambda _: None)
+    reader = BridgedReader(pair, bridge, [Reader(teacher, 0, bridge.hidden)], Reader(pair.student, 0), lambda _: None)
     for ids in GROWING:
         read = pad_left([ids], 0)
         state, own = teacher.read(*read, bridge.hidden), pair.student.read(*read)
