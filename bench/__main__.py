@@ -59,13 +59,15 @@ def table(ratios: Sequence[Ratio], before: dict[str, Any]) -> list[str]:
 
 
 def write(name: str, where: dict[str, Any], ratios: Sequence[Ratio]) -> str:
-    """Keep the figures; returns the table, with the ratios that stood there before beside them."""
+    """Keep the figures, those of other measures as they stood; returns the table, each beside what it was before."""
     path = RESULTS / f"{name}.json"
     old = json.loads(path.read_text())["ratios"] if path.exists() else []
-    lines = table(ratios, {r["name"]: r["ratio"] for r in old})
-    kept = {r["name"]: r for r in old} | {r.name: r.document() for r in ratios}
+    kept = {r["name"]: Ratio.read(r) for r in old} | {r.name: r for r in ratios}
+    lines = table([*kept.values()], {r["name"]: r["ratio"] for r in old})
     RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"schema": 1, **where, "ratios": list(kept.values())}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({"schema": 1, **where, "ratios": [r.document() for r in kept.values()]}, indent=1) + "\n"
+    )
     described = ", ".join(f"{key} {value}" for key, value in where.items())
     text = "\n".join([f"# {name}", "", described, "", *lines, ""])
     path.with_suffix(".md").write_text(text)

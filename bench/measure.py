@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ class Ratio:
     fast: list[float]
     goal: float | None = None
     ceiling: bool = False
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Ratio:
+        """One that `document` was made of."""
+        return cls(**{field.name: document[field.name] for field in fields(cls)})
 
     @property
     def repeats(self) -> list[float]:

@@ -21,7 +21,7 @@ from helmas_core.evaluation.arms import Arms, Batch, batches
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
-from helmas_core.handoff.told import ids_of
+from helmas_core.handoff.told import ids_of, told_to
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
@@ -99,7 +99,7 @@ def test_tasks_do_not_share_a_batch(lab_pair: Pair) -> None:
 def test_fused_donors_have_the_items_own_length(lab_pair: Pair) -> None:
     arms, [batch] = _arms(lab_pair, "fuse"), batches(_examples(lab_pair, "relay", 4), 4)
     foreign = arms._foreign(batch)
-    assert [len(ids_of(one)) for one in foreign] == [len(e.source) for e in batch.examples]
+    assert [len(ids_of(told_to(one, 0))) for one in foreign] == [len(e.source) for e in batch.examples]
     assert all(ids != e.source for ids, e in zip(foreign, batch.examples, strict=True))
 
 

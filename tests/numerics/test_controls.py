@@ -23,7 +23,7 @@ from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.evaluation.exactness import exactness
 from helmas_core.handoff.examples import Example, Thought, make_example
 from helmas_core.handoff.prepare import prepare
-from helmas_core.handoff.told import ids_of
+from helmas_core.handoff.told import ids_of, told_to
 from helmas_core.models.cache import capture
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
@@ -109,7 +109,7 @@ def test_a_prefix_does_not_look(unequal: Pair) -> None:
 def test_shuffled_training_reads_another_item(unequal: Pair) -> None:
     examples = _examples(unequal, 6)
     donors = deranged_sources(examples)
-    assert all(len(ids_of(donor)) == len(source) and donor != source for source, donor in donors.items())
+    assert all(len(ids_of(told_to(donor, 0))) == len(source) and donor != source for source, donor in donors.items())
     with pytest.raises(ConfigError, match="no other"):
         deranged_sources(examples[:1])
 

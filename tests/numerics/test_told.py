@@ -27,7 +27,7 @@ from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import check_alignment, prepare
 from helmas_core.handoff.states import States, both_states
 from helmas_core.handoff.store import Store
-from helmas_core.handoff.told import Aligned, fit, ids_of, over_student
+from helmas_core.handoff.told import Aligned, fit, ids_of, over_student, told_to
 from helmas_core.models.cache import KVCache
 from helmas_core.models.latent import Latent
 from helmas_core.models.pair import Pair
@@ -78,7 +78,7 @@ def _bridge(pair: Pair, **section: Any) -> Bridge:
 def _read(pair: Pair, examples: list[Example], bridge: Bridge) -> tuple[KVCache, KVCache]:
     teacher = States(pair.teacher, pair.as_teacher.pad, hidden=bridge.hidden)
     own = States(pair.student, pair.pad).read([e.source for e in examples])
-    return teacher.read([e.told for e in examples]), own
+    return teacher.read([told_to(e.told, 0) for e in examples]), own
 
 
 def test_each_model_reads_its_own_ids_and_template(pair: Pair) -> None:
