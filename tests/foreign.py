@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
+from math import log
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -49,14 +51,24 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 @lru_cache
 def unigram() -> PreTrainedTokenizerFast:
-    """Pieces of words with the space before them, after NFKC, as in SentencePiece; what is unknown is one token."""
-    made = Tokenizer(models.Unigram())
+    """Pieces of words with the space before them, after NFKC, as in SentencePiece; what is unknown is one token.
+
+    Counted and not trained: the trainer's pieces are others in every process."""
+    made = Tokenizer(models.Unigram(_pieces(), unk_id=0, byte_fallback=False))
     made.normalizer = normalizers.NFKC()
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False
-    )
-    return _fast(made, trainer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>")
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    made.add_special_tokens(list(dict.fromkeys(named.values())))
+    return PreTrainedTokenizerFast(tokenizer_object=made, **named)
+
+
+def _pieces() -> list[tuple[str, float]]:
+    """All characters of LINES and their most common runs in words, with their log probabilities."""
+    words = "".join(f" {line}" for line in LINES).replace(" ", " ▁").split()
+    runs = Counter(w[i:j] for w in words for i in range(len(w)) for j in range(i + 1, min(i + 6, len(w)) + 1))
+    common = sorted(runs.items(), key=lambda found: (len(found[0]) > 1, -found[1], found[0]))[:297]
+    total = sum(runs.values())
+    return [(special, 0.0) for special in ("<unk>", "<s>", "</s>")] + [(r, log(n / total)) for r, n in common]
 
 
 @lru_cache
@@ -64,8 +76,13 @@ def word_piece() -> PreTrainedTokenizerFast:
     """Words in lower case without accents, spaces and control characters, as in BERT: whole characters get no token."""
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", "[PAD]"], show_progress=False)
-    return _fast(made, trainer, unk_token="[UNK]", pad_token="[PAD]", eos_token="[PAD]")
+    words = [
+        word for line in LINES for word, _ in made.pre_tokenizer.pre_tokenize_str(made.normalizer.normalize_str(line))
+    ]
+    letters = sorted({letter for word in words for letter in word})
+    pieces = dict.fromkeys(["[UNK]", "[PAD]", *letters, *(f"##{letter}" for letter in letters), *words])
+    made.model = models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]")
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]", eos_token="[PAD]")
 
 
 TOKENIZERS = {"byte-level": byte_level, "unigram": unigram, "word-piece": word_piece}

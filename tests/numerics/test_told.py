@@ -263,7 +263,9 @@ def test_a_bridge_is_trained_saved_loaded_evaluated_and_inspected(
     bridge = load_bridge(Path(document["bridge"]), pair)
     found = evaluate(config, pair, bridge, Silent())
     assert set(found["alignment"]) == {"tokens", "exact", "split", "merged"}
-    assert found["alignment"]["exact"] + found["alignment"]["split"] + found["alignment"]["merged"] == pytest.approx(1)
+    assert found["alignment"]["exact"] + found["alignment"]["split"] + found["alignment"]["merged"] == pytest.approx(
+        1, abs=2e-4
+    )
     with pytest.raises(CheckpointError, match="another teacher tokenizer"):
         load_bridge(Path(document["bridge"]), replace(pair, codec=None))
     assert diagnose(config, pair, bridge, Silent(), 2)["layers"][0]["k_cosine"] is not None
