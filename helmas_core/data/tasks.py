@@ -38,29 +38,20 @@ def _reasoned(
     return Task(name, form, to_item=to_item, fields=tuple(fields.split()), **(settings | options))
 
 
+_GSM8K = _reasoned(
+    "gsm8k",
+    parse.NUMBER,
+    records.gsm8k,
+    "question answer",
+    splits=WITH_TEST,
+    hub=Hub("openai/gsm8k", "main"),
+    few_shot=WORD_PROBLEMS,
+)
 _TASKS = (
     Task("relay", parse.NUMBER, TRAIN_ONLY, generator=relay.items, cue="\nAnswer:"),
     Task("arithmetic", parse.NUMBER, TRAIN_ONLY, generator=arithmetic.items, cue="\nAnswer:", gap=""),
-    _reasoned(
-        "gsm8k",
-        parse.NUMBER,
-        records.gsm8k,
-        "question answer",
-        splits=WITH_TEST,
-        hub=Hub("openai/gsm8k", "main"),
-        few_shot=WORD_PROBLEMS,
-    ),
-    _reasoned(
-        "gsm8k-cut",
-        parse.NUMBER,
-        records.gsm8k,
-        "question answer",
-        splits=WITH_TEST,
-        hub=Hub("openai/gsm8k", "main"),
-        folder="gsm8k",
-        few_shot=WORD_PROBLEMS,
-        cut=True,
-    ),
+    _GSM8K,
+    replace(_GSM8K, name="gsm8k-cut", folder="gsm8k", cut=True),
     _reasoned(
         "math",
         parse.MATH,
