@@ -16,10 +16,11 @@ from typing import Any
 
 from bench import evaluation, handoff, harness, start, training
 from bench.measure import Ratio, machine
-from helmas_core.config import load_config
 from helmas_core.errors import HelmasError
+from helmas_core.layering import load_config
 from helmas_core.models.hardware import resolve_hardware
-from helmas_core.models.pair import Pair, load_pair
+from helmas_core.models.loading import load_pair
+from helmas_core.models.pair import Pair
 
 RESULTS = Path(__file__).parent / "results"
 

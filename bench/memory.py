@@ -16,11 +16,12 @@ import psutil
 import torch
 
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import load_config
 from helmas_core.conversation import Conversation
+from helmas_core.layering import load_config
 from helmas_core.models.doctor import diagnose
 from helmas_core.models.hardware import resolve_hardware
-from helmas_core.models.pair import Pair, load_pair
+from helmas_core.models.loading import load_pair
+from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import create_run
 from helmas_core.training.loop import memory_gib

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import torch
 
-from helmas_core.config import load_config
 from helmas_core.handoff.packing import Form
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import Ids, Shelf
 from helmas_core.handoff.states import States
 from helmas_core.handoff.store import Store
+from helmas_core.layering import load_config
 from helmas_core.models.hardware import clock, resolve_hardware
-from helmas_core.models.pair import Pair, load_pair
+from helmas_core.models.loading import load_pair
+from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 
 

@@ -11,7 +11,7 @@ import torch
 
 from bench.measure import Ratio, in_turn
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, Config, validate
+from helmas_core.config import BridgeSection, Config
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.models import inject
@@ -26,6 +26,7 @@ from helmas_core.training.losses import cross_entropy
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import step_random
 from helmas_core.training.session import train_bridge
+from helmas_core.validation import validate
 
 WIDE = BridgeSection.model_validate({"projector_input": "neighbourhood"})
 UNFITTED = BridgeSection.model_validate({"projector_input": "neighbourhood", "start": "random"})

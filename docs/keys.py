@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from helmas_cli.commands.profiles import about, to_toml
 from helmas_core import config
-from helmas_core.config import find_profile, profile_names, read_toml
+from helmas_core.layering import find_profile, profile_names, read_toml
 
 TABLES = {
     "[pair]": config.PairConfig,

@@ -10,7 +10,7 @@ import typer
 
 def profiles(incomplete: str) -> list[str]:
     """The shipped profiles; a path is the shell's to complete."""
-    from helmas_core.config import profile_names
+    from helmas_core.layering import profile_names
 
     return _starting(incomplete, profile_names())
 

@@ -134,7 +134,7 @@ def check_items(config: Config, split: str, limit: int | None, names: Sequence[s
 
 def open_pair(config: Config, hardware: Hardware, screen: Screen) -> Pair:
     """Load both models, after noting what was decided about the machine, and why."""
-    from helmas_core.models.pair import load_pair
+    from helmas_core.models.loading import load_pair
 
     for reason in hardware.reasons:
         screen.note(reason)

@@ -158,7 +158,9 @@ def resolve(
     over: Mapping[str, Any] | None = None,
 ) -> Config:
     """Defaults < `base` < profiles < `over` < `--set` < flags. Task names are checked before anything is loaded."""
-    from helmas_core.config import Config, load_config, merge, validate
+    from helmas_core.config import Config
+    from helmas_core.layering import load_config, merge
+    from helmas_core.validation import validate
 
     config = load_config(common.profile, common.sets, base, over)
     config = validate(Config, merge(config.model_dump(exclude_unset=True), flags))
@@ -186,8 +188,8 @@ def check_task(name: str) -> None:
 
 def profiles_text(names: Sequence[str]) -> str:
     """The profiles as written, one after the other, each under its name."""
-    from helmas_core.config import DEFAULT_PROFILE, find_profile
     from helmas_core.foreign import PROFILE, read_text
+    from helmas_core.layering import DEFAULT_PROFILE, find_profile
 
     paths = [find_profile(name) for name in names or [DEFAULT_PROFILE]]
     return "\n".join(f"# {path.name}\n{read_text(path, PROFILE)}" for path in paths)

@@ -23,12 +23,13 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from helmas_core.config import Config, validate
+from helmas_core.config import Config
 from helmas_core.documents import Document, Manifest, Row, Stored, fits, is_report
 from helmas_core.errors import CheckpointError, ConfigError
 from helmas_core.files import is_leftover, replacing, replacing_files, writing
 from helmas_core.foreign import MIB, inside, parse_object, read_bytes, read_object, why
 from helmas_core.secrets import hidden, hidden_arguments
+from helmas_core.validation import validate
 
 ROOT = Path("runs")
 LOG = 1024 * MIB  # most bytes of a file of JSON lines

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from helmas_core.config import Config, Positive, Section, validate
+from helmas_core.config import Config, Positive, Section
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.foreign import read_object, why
 from helmas_core.runs import write_text
+from helmas_core.validation import validate
 
 SCHEMA = 1
 _NOT_OURS = "give a file that /save wrote"

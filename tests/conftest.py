@@ -23,9 +23,9 @@ def lab_pair() -> Pair:
     """The embedded pair, fp32 on the CPU."""
     import torch
 
-    from helmas_core.config import load_config
+    from helmas_core.layering import load_config
     from helmas_core.models.hardware import resolve_hardware
-    from helmas_core.models.pair import load_pair
+    from helmas_core.models.loading import load_pair
 
     torch.set_num_threads(1)
     config = load_config(["lab"])

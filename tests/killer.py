@@ -183,7 +183,7 @@ def main() -> int:
         print(f"{time.monotonic() - begin:6.0f} s  {text}", flush=True)
 
     if given.fork:
-        for name in ("models.pair", "training.session"):
+        for name in ("models.loading", "training.session"):
             import_module(f"helmas_core.{name}")
     tally = drill(folder, given.kills, given.seed, given.fork, given.writes, say)
     print(f"{tally.kills} kills, {tally.resumes} resumes, {tally.starts} starts, {tally.trainings} trainings")

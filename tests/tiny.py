@@ -30,7 +30,9 @@ from transformers import (
 
 from helmas_core.models.backends import usable_backend
 from helmas_core.models.hardware import Hardware
-from helmas_core.models.pair import Member, Pair, freeze, read_tokenizer
+from helmas_core.models.loading import freeze
+from helmas_core.models.pair import Member, Pair
+from helmas_core.models.sources import read_tokenizer
 from helmas_core.models.tokens import content_hash
 
 _PLACES = {"original_max_position_embeddings": 64, "rope_theta": 10000.0, "factor": 4.0}

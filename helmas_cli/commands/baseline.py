@@ -43,7 +43,7 @@ def _measure(config: Config, screen: Screen) -> list[dict[str, Any]]:
     hardware = check_machine(config, screen)
     check_items(config, config.eval.split, config.eval.limit)
     pair = open_pair(config, hardware, screen)
-    from helmas_core.evaluation.evaluate import baseline
+    from helmas_core.evaluation.baseline import baseline
 
     with screen.progress() as meter:
         return [baseline(one, pair, meter) for one in per_task(config)]

@@ -31,7 +31,7 @@ Name = Annotated[
 @with_common
 def list_profiles(common: Common) -> int:
     """The shipped profiles, each with its pair."""
-    from helmas_core.config import DEFAULT_PROFILE, find_profile, profile_names, read_toml
+    from helmas_core.layering import DEFAULT_PROFILE, find_profile, profile_names, read_toml
 
     screen = Screen.of(common)
     rows = []

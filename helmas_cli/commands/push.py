@@ -86,8 +86,8 @@ def _models(common: Common) -> dict[str, str]:
     """The public names of the models, by side. ConfigError for any other key."""
     from functools import reduce
 
-    from helmas_core.config import merge, parse_set
     from helmas_core.errors import ConfigError, did_you_mean
+    from helmas_core.layering import merge, parse_set
     from helmas_core.runs import flat
     from helmas_core.sides import named
 

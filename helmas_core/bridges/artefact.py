@@ -19,7 +19,7 @@ from torch import Tensor
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import bridge_for, build_bridge, method_mode
-from helmas_core.config import BridgeSection, Config, validate
+from helmas_core.config import BridgeSection, Config
 from helmas_core.errors import CheckpointError, HelmasError
 from helmas_core.files import replacing
 from helmas_core.foreign import parse_object, why
@@ -27,6 +27,7 @@ from helmas_core.models.pair import Pair
 from helmas_core.secrets import hidden
 from helmas_core.sides import described
 from helmas_core.tensors import Header, read_header
+from helmas_core.validation import validate
 
 FORMAT = 1
 KEY = "helmas"

@@ -12,11 +12,12 @@ from helmas_core.bridges.kava import KavaBridge
 from helmas_core.bridges.modules import ModulesBridge
 from helmas_core.bridges.prefix import PrefixBridge
 from helmas_core.bridges.ridge import RidgeBridge
-from helmas_core.config import BridgeSection, Section, TrainConfig, validate
+from helmas_core.config import BridgeSection, Section, TrainConfig
 from helmas_core.errors import ConfigError, did_you_mean
 from helmas_core.models.adapter import StudentCopy, StudentLora
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.pair import Pair, check_rope_base
+from helmas_core.validation import validate
 
 METHODS: dict[str, type[Bridge]] = {
     "helmas": HelmasBridge,

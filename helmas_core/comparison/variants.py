@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helmas_core.config import Config, find_profile, layered, profile_folder, profile_names, read_toml
+from helmas_core.config import Config
 from helmas_core.errors import ConfigError, did_you_mean
+from helmas_core.layering import find_profile, layered, profile_folder, profile_names, read_toml
 
 _LEARNING = ("learning_rate", "student_learning_rate", "warmup", "weight_decay", "stages")
 _NAME = re.compile(r"[\w][\w.+-]*")

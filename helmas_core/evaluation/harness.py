@@ -16,14 +16,16 @@ import torch
 
 from helmas_core.bridges.artefact import load_bridge, read_metadata
 from helmas_core.bridges.base import Bridge
-from helmas_core.config import ARMS, CONTROLS, load_config
+from helmas_core.config import ARMS, CONTROLS
 from helmas_core.errors import ConfigError, DataError, PairError, did_you_mean
 from helmas_core.evaluation.arms import Batch, batches
 from helmas_core.evaluation.harness_answers import Answers, Asked, Decoding, Scored, asked_of
 from helmas_core.handoff.states import Ids
+from helmas_core.layering import load_config
 from helmas_core.models.hardware import resolve_hardware
 from helmas_core.models.inject import Generation
-from helmas_core.models.pair import Pair, load_pair
+from helmas_core.models.loading import load_pair
+from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import decode, encode, encode_start
 from helmas_core.progress import Progress, Silent, Stopped
 from helmas_core.runs import bridge_file

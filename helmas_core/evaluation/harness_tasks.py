@@ -20,8 +20,9 @@ from helmas_core.data import parse
 from helmas_core.data.item import Item
 from helmas_core.data.task import Task
 from helmas_core.errors import ConfigError, DataError
-from helmas_core.evaluation.evaluate import Tally, report_of
+from helmas_core.evaluation.findings import report_of
 from helmas_core.evaluation.harness import HarnessModel
+from helmas_core.evaluation.tally import Tally
 from helmas_core.handoff.examples import Example
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress

@@ -17,8 +17,9 @@ from helmas_core.errors import PairError
 from helmas_core.models.backends import open_backend
 from helmas_core.models.geometry import Geometry, from_config, from_profile
 from helmas_core.models.hardware import DTYPES, GIB, gpu_gib, host_gib, missing, runnable_profiles
-from helmas_core.models.pair import count_parameters, find_problems, guarded, read_config, read_tokenizer, sources
+from helmas_core.models.loading import find_problems, sources
 from helmas_core.models.preflight import Problem, sample_alignment
+from helmas_core.models.sources import count_parameters, guarded, read_config, read_tokenizer
 from helmas_core.sides import by_side
 
 _FP32, _ADAM_COPIES = 4, 4  # weights, gradients and two moments

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from helmas_core import processes
-from helmas_core.config import Config, HardwareConfig, PairConfig, find_profile, load_config, profile_names, read_toml
+from helmas_core.config import Config, HardwareConfig, PairConfig
 from helmas_core.errors import ConfigError, HelmasError
+from helmas_core.layering import find_profile, load_config, profile_names, read_toml
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 GIB = 2**30

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import release_memory
 
 from helmas_core import processes
 from helmas_core.bridges.artefact import describe, read_metadata, save_bridge, start_from
@@ -18,15 +17,11 @@ from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge, check_method
 from helmas_core.config import Config, TrainConfig
 from helmas_core.data.overlap import item_hash, join_hashes
-from helmas_core.data.task import share_items
-from helmas_core.data.tasks import get_task, scored_task
-from helmas_core.errors import ConfigError, DataError
-from helmas_core.evaluation.evaluate import evaluate_examples
+from helmas_core.data.tasks import scored_task
+from helmas_core.errors import DataError
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import open_store
-from helmas_core.models.cache import KVCache
-from helmas_core.models.hardware import out_of_memory
 from helmas_core.models.pair import Pair
 from helmas_core.models.record import check_recordable
 from helmas_core.progress import Progress, Stopped
@@ -36,11 +31,11 @@ from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import batch_indices
-from helmas_core.training.parts import half
+from helmas_core.training.refusals import refuse_overlap, refuse_test_split
 from helmas_core.training.shuffled import deranged_sources
+from helmas_core.training.start import Pairs, rms_ratio
 from helmas_core.training.tracking import FOLDER, check_tracker, end_tracking, start_tracking, track
-
-VALIDATION_ARMS = ("student", "text", "bridge", "deranged")
+from helmas_core.training.validation import evaluate_held_out
 
 
 class Session:
@@ -258,39 +253,17 @@ class Session:
         """With the bridge and without, on items that training never sees."""
         if not self.config.train.eval_samples:
             return None
-        bridge.eval()
         try:
-            result = self._evaluate(bridge, examples)
+            result = evaluate_held_out(self.config, self.pair, bridge, examples, self.progress)
         except Stopped:
             self.progress.note(f"step {step}, validation: interrupted")
             return None
-        finally:
-            bridge.train()
         del result["items"]  # a validation is for the curve; `helmas eval` is for reading
         accuracy = {name: arm["accuracy"] for name, arm in result["arms"].items()}
         self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in accuracy.items()))
         self._keep_best(bridge, step, accuracy)
         self._record({"step": step, "event": "validation", "n": result["n"], **accuracy, "seconds": self._seconds()})
         return result
-
-    def _evaluate(self, bridge: Bridge, examples: Sequence[Example]) -> dict[str, Any]:
-        """Every arm, in smaller batches where the memory runs out."""
-        config = self.config
-        while True:
-            try:
-                return evaluate_examples(
-                    config, self.pair, bridge, examples, VALIDATION_ARMS, "validation", self.progress
-                )
-            except Exception as error:
-                if config.eval.batch == 1 or processes.count() > 1 or not out_of_memory(error):
-                    raise
-            batch = half(config.eval.batch)
-            self.progress.finish()
-            self.progress.note(
-                f"validation: out of memory with eval.batch = {config.eval.batch}; going on with {batch}"
-            )
-            config = config.model_copy(update={"eval": config.eval.model_copy(update={"batch": batch})})
-            release_memory()
 
     def _validate_last(self, bridge: Bridge, examples: Sequence[Example], step: int) -> dict[str, Any] | None:
         """The bridge is complete and saved by now, so that even a hard stop costs nothing but the scores."""
@@ -344,56 +317,6 @@ def hashes_of(path: Path) -> str:
 def comes_before(row: Mapping[str, Any], step: int) -> bool:
     """Whether a row of metrics.jsonl was written before the checkpoint of `step`, which its validation follows."""
     return row["step"] < step or (row["step"] == step and row["event"] != "validation")
-
-
-class Pairs(Sequence[tuple[KVCache, KVCache]]):
-    """Both models' caches of each group of examples, read when asked for: all at once they may exceed the memory."""
-
-    def __init__(self, objective: Objective, groups: Sequence[Sequence[Example]]) -> None:
-        self.objective, self.groups = objective, groups
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.objective.states(self.groups[index])
-
-
-@torch.no_grad()
-def rms_ratio(objective: Objective, examples: Sequence[Example]) -> list[float]:
-    """Smallest and largest ratio of a head's RMS, bridge output over the student's own; near 1 is healthy."""
-    state, own = objective.states(examples)
-    bridged, real = objective.bridge(state, own), state.mask[:, None, :, None]
-    ratios = [
-        (
-            (
-                (b.float() * real).square().sum((0, 2, 3)) / (o.float() * real).square().sum((0, 2, 3)).clamp(min=1e-12)
-            ).sqrt()
-        )
-        for b, o in zip(bridged.keys + bridged.values, own.keys + own.values, strict=True)
-    ]
-    joined = torch.cat(ratios)
-    return [round(joined.min().item(), 3), round(joined.max().item(), 3)]
-
-
-def refuse_test_split(config: Config) -> None:
-    """Training on a split that is called test, or holds test items, is refused unless it is asked for by name."""
-    split = config.data.split
-    shared = any(share_items(get_task(name).splits, split, "test") for name in config.data.learnt())
-    if ("test" in split or shared) and not config.train.allow_test_split:
-        fix = "train on another split, or set train.allow_test_split = true"
-        raise ConfigError(f'training on the split "{split}", which holds test items', where="data.split", fix=fix)
-
-
-def refuse_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> None:
-    """The two must not share an item, in whatever dress and data set: same private text, question and choices."""
-    seen = {item_hash(e.item): e.item.id for e in train}
-    if shared := [e.item.id for e in held_out if item_hash(e.item) in seen]:
-        first = next(e.item for e in held_out if e.item.id == shared[0])
-        raise DataError(
-            f"{len(shared)} validation items are training items, first {shared[0]} ({seen[item_hash(first)]})",
-            fix="use another split or leave the data set out; helmas overlap lists them, train.allow_overlap goes on",
-        )
 
 
 def train_bridge(config: Config, pair: Pair, run: Run, progress: Progress, resume: bool = False) -> dict[str, Any]:

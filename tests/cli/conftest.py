@@ -35,12 +35,13 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Core:
     fake = Core()
     modules = {
         "models.hardware": ["resolve_hardware"],
-        "models.pair": ["load_pair"],
+        "models.loading": ["load_pair"],
         "models.doctor": ["diagnose"],
         "bridges.registry": ["check_method"],
         "bridges.artefact": ["read_metadata", "load_bridge"],
         "training.session": ["train_bridge"],
-        "evaluation.evaluate": ["evaluate", "baseline"],
+        "evaluation.evaluate": ["evaluate"],
+        "evaluation.baseline": ["baseline"],
         "evaluation.inspect": ["inspect_cache"],
         "evaluation.harness_tasks": ["choose_tasks", "evaluate_task"],
         "report.write": ["write_report"],

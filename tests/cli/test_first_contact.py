@@ -15,8 +15,9 @@ from typer.core import TyperGroup
 
 from helmas_cli.app import app, main
 from helmas_cli.examples import EXAMPLES, OVERVIEW
-from helmas_core.config import ARMS, CONTROLS, profile_names
+from helmas_core.config import ARMS, CONTROLS
 from helmas_core.data.tasks import REGISTRY
+from helmas_core.layering import profile_names
 from helmas_core.runs import write_json
 from tests.cli.fakes import Cli, report
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from helmas_core.config import load_config
 from helmas_core.errors import ConfigError, WriteError
+from helmas_core.layering import load_config
 from helmas_core.lock import locked
 from helmas_core.runs import Run, check_run_path, create_run, write_json
 from tests.cli.fakes import Cli, Core

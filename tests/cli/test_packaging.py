@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from helmas_core.config import profile_folder, profile_names
+from helmas_core.layering import profile_folder, profile_names
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_finds_its_profiles_from_any_folder(unpacked: Path, tmp_path: Path) -> None:
     code = """
-from helmas_core.config import load_config, profile_folder, profile_names
+from helmas_core.layering import load_config, profile_folder, profile_names
 print(profile_folder(), *profile_names())
 [load_config([name]) for name in profile_names()]
 """
@@ -54,7 +54,7 @@ print(profile_folder(), *profile_names())
 
 
 def test_a_checkout_finds_its_profiles_from_any_folder(tmp_path: Path) -> None:
-    code = "from helmas_core.config import profile_folder; print(profile_folder())"
+    code = "from helmas_core.layering import profile_folder; print(profile_folder())"
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)

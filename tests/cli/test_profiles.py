@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from helmas_cli.commands.profiles import to_toml
-from helmas_core.config import DEFAULT_PROFILE, load_config, profile_folder, profile_names, read_toml
 from helmas_core.data.tasks import get_task
+from helmas_core.layering import DEFAULT_PROFILE, load_config, profile_folder, profile_names, read_toml
 from helmas_core.models.hardware import runnable_profiles
 from tests.cli.fakes import Cli
 

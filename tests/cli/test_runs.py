@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helmas_core.config import load_config
 from helmas_core.errors import ConfigError
+from helmas_core.layering import load_config
 from helmas_core.runs import Run, check_run_path, create_run, default_run_path, git_state, to_json, write_json
 from tests.cli.fakes import Cli, Core, report
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helmas_core.config import load_config
+from helmas_core.layering import load_config
 from helmas_core.runs import Run
 from tests.cli.fakes import Cli, Core
 

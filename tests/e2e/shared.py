@@ -17,18 +17,20 @@ import torch
 from helmas_cli.app import main
 from helmas_core import processes
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import Config, load_config, validate
+from helmas_core.config import Config
 from helmas_core.errors import TrainingError
 from helmas_core.evaluation.arms import Arms
 from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.handoff import reasoning
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.states import States
+from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run, write_json
 from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.session import train_bridge
+from helmas_core.validation import validate
 from tests.tiny import unequal_pair
 
 STOP = 5

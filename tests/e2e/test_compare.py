@@ -10,9 +10,10 @@ import pytest
 from helmas_core.comparison import run as comparing
 from helmas_core.comparison.run import Comparison, learnable
 from helmas_core.comparison.variants import of_methods
-from helmas_core.config import Config, load_config
+from helmas_core.config import Config
 from helmas_core.errors import ConfigError
 from helmas_core.evaluation.evaluate import evaluate
+from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent, Stopped
 

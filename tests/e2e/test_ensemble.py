@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helmas_cli.app import main
-from helmas_core.models.pair import read_tokenizer
+from helmas_core.models.sources import read_tokenizer
 from tests.cli.fakes import Result
 from tests.tiny import tiny_model
 

@@ -223,9 +223,9 @@ def test_one_item_that_does_not_fit_is_the_end(unequal: Pair, tmp_path: Path, mo
 def test_a_validation_out_of_memory_takes_smaller_batches(
     unequal: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from helmas_core.training import session
+    from helmas_core.training import validation
 
-    real, sizes = session.evaluate_examples, list[int]()
+    real, sizes = validation.evaluate_examples, list[int]()
 
     def small(config: Config, *rest: Any) -> dict[str, Any]:
         sizes.append(config.eval.batch)
@@ -233,7 +233,7 @@ def test_a_validation_out_of_memory_takes_smaller_batches(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return real(config, *rest)
 
-    monkeypatch.setattr(session, "evaluate_examples", small)
+    monkeypatch.setattr(validation, "evaluate_examples", small)
     _, document = _train(_short(steps=1, eval_samples=2), unequal, tmp_path / "run", Noted())
     assert sizes == [8, 4, 2] and document["eval"]["arms"]["bridge"]["n"] == 4
 

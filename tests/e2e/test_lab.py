@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import helmas_core.lab
-from helmas_core.config import load_config
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.prepare import prepare
+from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from helmas_core.bridges.artefact import read_tensors
-from helmas_core.config import Config, load_config
+from helmas_core.config import Config
+from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import create_run

@@ -15,15 +15,19 @@ import torch
 
 from helmas_core.bridges.artefact import load_bridge, read_tensors
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, Config, TrainConfig, load_config, validate
+from helmas_core.config import BridgeSection, Config, TrainConfig
 from helmas_core.data.overlap import unpack_hashes
 from helmas_core.errors import CheckpointError, ConfigError, DataError, TrainingError
-from helmas_core.models.pair import Pair, fingerprint
+from helmas_core.layering import load_config
+from helmas_core.models.loading import fingerprint
+from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.runs import Run, create_run
 from helmas_core.training import checkpoint
 from helmas_core.training.loop import parameter_groups
-from helmas_core.training.session import Session, hashes_of, refuse_overlap, refuse_test_split, train_bridge
+from helmas_core.training.refusals import refuse_overlap, refuse_test_split
+from helmas_core.training.session import Session, hashes_of, train_bridge
+from helmas_core.validation import validate
 from tests.tiny import tiny_model, tiny_pair
 
 pytestmark = pytest.mark.e2e
@@ -195,7 +199,7 @@ def test_the_bridge_that_validated_best_is_kept(unequal: Pair, tmp_path: Path, m
         score = next(scores)
         return {"n": 4, "items": [], "arms": {arm: {"accuracy": score} for arm in arms}}
 
-    monkeypatch.setattr("helmas_core.training.session.evaluate_examples", scored)
+    monkeypatch.setattr("helmas_core.training.validation.evaluate_examples", scored)
     run, document = _train(config := _config(eval_every=3, checkpoint_every=3), unequal, tmp_path / "run")
     assert (document["best"]["step"], document["best"]["bridge"]) == (6, 0.6)
     kept, metadata = read_tensors(run.checkpoints / "best.safetensors")

@@ -25,7 +25,7 @@ from helmas_cli.ui import Screen
 from helmas_core.bridges import artefact
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge, check_method
-from helmas_core.config import BridgeSection, Config, load_config
+from helmas_core.config import BridgeSection, Config
 from helmas_core.data.tasks import get_task, load_items
 from helmas_core.errors import DataError, HelmasError
 from helmas_core.evaluation.compare import answers, compare_runs, reports_of
@@ -33,8 +33,11 @@ from helmas_core.evaluation.figures import curve_figure
 from helmas_core.handoff.examples import Thought
 from helmas_core.handoff.store import Store
 from helmas_core.handoff.thoughts import Thoughts
+from helmas_core.layering import load_config
 from helmas_core.models.gguf_header import gguf_values
-from helmas_core.models.pair import Pair, check_local_size, find_problems, read_config, read_tokenizer
+from helmas_core.models.loading import find_problems
+from helmas_core.models.pair import Pair
+from helmas_core.models.sources import check_local_size, read_config, read_tokenizer
 from helmas_core.plain import harmless
 from helmas_core.runs import Run, check_same_config, create_run, is_run, read_metrics, to_json
 from helmas_core.training import checkpoint

@@ -19,18 +19,21 @@ from transformers import CodeGenConfig, CodeGenForCausalLM
 from helmas_core.bridges.artefact import describe, load_bridge, read_metadata, save_bridge, write_tensors
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import ARMS, BridgeSection, Config, TrainConfig, load_config, validate
+from helmas_core.config import ARMS, BridgeSection, Config, TrainConfig
 from helmas_core.conversation import Conversation
 from helmas_core.errors import CacheError, CheckpointError, ConfigError
 from helmas_core.evaluation.arms import Arms, batches
 from helmas_core.evaluation.evaluate import evaluate_examples
+from helmas_core.layering import load_config
 from helmas_core.models import inject
 from helmas_core.models.adapter import StudentLora, output_projections
 from helmas_core.models.cache import capture
-from helmas_core.models.pair import Pair, fingerprint
+from helmas_core.models.loading import fingerprint
+from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
 from helmas_core.training.objective import Objective
+from helmas_core.validation import validate
 from tests.numerics.test_losses import relay_examples
 from tests.tiny import FAMILIES, tiny_model, tiny_pair
 

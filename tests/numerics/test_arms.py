@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import ARMS, BridgeSection, Config, load_config
+from helmas_core.config import ARMS, BridgeSection, Config
 from helmas_core.data.item import Item
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import get_task
@@ -22,6 +22,7 @@ from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.told import ids_of, told_to
+from helmas_core.layering import load_config
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import CONTROLS, BridgeSection, Config, load_config
+from helmas_core.config import CONTROLS, BridgeSection, Config
 from helmas_core.data import relay
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import get_task
@@ -24,6 +24,7 @@ from helmas_core.evaluation.exactness import exactness
 from helmas_core.handoff.examples import Example, Thought, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.told import ids_of, told_to
+from helmas_core.layering import load_config
 from helmas_core.models.cache import capture
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left

@@ -16,7 +16,7 @@ from helmas_core.bridges.artefact import describe, load_bridge, save_bridge
 from helmas_core.bridges.base import Bridge, hidden_of
 from helmas_core.bridges.ensemble import Ensemble
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, Config, TrainConfig, load_config
+from helmas_core.config import BridgeSection, Config, TrainConfig
 from helmas_core.data import relay
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import get_task
@@ -30,6 +30,7 @@ from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.states import both_states
 from helmas_core.handoff.store import Store
 from helmas_core.handoff.told import Each
+from helmas_core.layering import load_config
 from helmas_core.models.cache import KVCache
 from helmas_core.models.joint import JointCache, together
 from helmas_core.models.pair import Pair

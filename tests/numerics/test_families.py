@@ -19,20 +19,23 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 from helmas_core.bridges.artefact import describe, load_bridge, save_bridge
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge, method_mode
-from helmas_core.config import BridgeSection, Config, TrainConfig, load_config, validate
+from helmas_core.config import BridgeSection, Config, TrainConfig
 from helmas_core.data.prompts import Handoff
 from helmas_core.errors import CacheError
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.evaluation.inspect import inspect_cache
+from helmas_core.layering import load_config
 from helmas_core.models.inject import generate
 from helmas_core.models.latent import Latent
-from helmas_core.models.pair import Pair, fingerprint, freeze
+from helmas_core.models.loading import fingerprint, freeze
+from helmas_core.models.pair import Pair
 from helmas_core.models.record import record_queries
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
 from helmas_core.runs import Run
 from helmas_core.training.objective import Objective
 from helmas_core.training.session import Session
+from helmas_core.validation import validate
 from tests.numerics.test_methods import FOLLOWING, ROWS, SEEN, SOURCES, _examples, _hooks, _logits, _read
 from tests.tiny import FAMILIES, ONE_HEAD_EACH, tiny_config, tiny_model, tiny_pair
 

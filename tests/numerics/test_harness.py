@@ -18,13 +18,14 @@ pytest.importorskip("lm_eval")
 from helmas_core.bridges.artefact import describe, save_bridge
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, Config, load_config
+from helmas_core.config import BridgeSection, Config
 from helmas_core.data.tasks import REGISTRY
 from helmas_core.errors import ConfigError, DataError, HelmasError
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.evaluation.harness import HARNESS_ARMS, HarnessModel, open_model
 from helmas_core.evaluation.harness_tasks import choose_tasks, evaluate_task
 from helmas_core.handoff.prepare import prepare
+from helmas_core.layering import load_config
 from helmas_core.models.cache import capture
 from helmas_core.models.inject import forward, generate
 from helmas_core.models.pair import Pair

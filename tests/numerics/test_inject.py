@@ -12,7 +12,7 @@ from helmas_core.errors import CacheError
 from helmas_core.models import inject
 from helmas_core.models.backends import attention_of
 from helmas_core.models.cache import KVCache, capture
-from helmas_core.models.pair import freeze
+from helmas_core.models.loading import freeze
 from helmas_core.models.tokens import pad_left
 from tests.tiny import FAMILIES, tiny_model
 

@@ -10,12 +10,13 @@ import torch
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, Config, load_config
+from helmas_core.config import BridgeSection, Config
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.attention import attention_weights, span_mass, token_mass
 from helmas_core.evaluation.diagnose import diagnose, mean_row
 from helmas_core.evaluation.inspect import inspect_cache
 from helmas_core.evaluation.measure import cache_figures, cosines, rms_ratios
+from helmas_core.layering import load_config
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.lens import value_lens
 from helmas_core.models.pair import Pair

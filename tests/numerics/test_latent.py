@@ -12,16 +12,18 @@ import torch
 from transformers import PreTrainedModel
 
 from helmas_core.bridges.registry import build_bridge, check_method
-from helmas_core.config import BridgeSection, TrainConfig, load_config, validate
+from helmas_core.config import BridgeSection, TrainConfig
 from helmas_core.errors import ConfigError
 from helmas_core.handoff.shelf import Shelf
 from helmas_core.handoff.states import States
 from helmas_core.handoff.store import Store
+from helmas_core.layering import load_config
 from helmas_core.models.cache import capture
 from helmas_core.models.latent import Latent, aligning
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.training.objective import Objective
+from helmas_core.validation import validate
 from tests.numerics.test_losses import relay_examples
 from tests.tiny import FAMILIES, tiny_model
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, TrainConfig, validate
+from helmas_core.config import BridgeSection, TrainConfig
 from helmas_core.data import relay
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import get_task
@@ -24,6 +24,7 @@ from helmas_core.models.tokens import pad_left
 from helmas_core.training import losses
 from helmas_core.training.following import Following
 from helmas_core.training.objective import Objective
+from helmas_core.validation import validate
 from tests.tiny import FAMILIES, tiny_model
 
 pytestmark = pytest.mark.numerics

@@ -18,19 +18,22 @@ from helmas_core.bridges.h2c import H2CBridge
 from helmas_core.bridges.modules import ModulesBridge, places
 from helmas_core.bridges.registry import build_bridge, check_method, make_bridge
 from helmas_core.bridges.ridge import RidgeBridge
-from helmas_core.config import BridgeSection, TrainConfig, load_config, validate
+from helmas_core.config import BridgeSection, TrainConfig
 from helmas_core.errors import CacheError, ConfigError, DataError
 from helmas_core.handoff.shelf import Shelf
 from helmas_core.handoff.states import States
 from helmas_core.handoff.store import Store
+from helmas_core.layering import load_config
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.inject import forward
 from helmas_core.models.layers import after_layers, decoder_layers, output_head
-from helmas_core.models.pair import Pair, fingerprint
+from helmas_core.models.loading import fingerprint
+from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.training import losses
 from helmas_core.training.objective import Objective
+from helmas_core.validation import validate
 from tests.numerics.test_losses import relay_examples
 from tests.tiny import FAMILIES, tiny_model, tiny_pair
 

@@ -16,20 +16,23 @@ from torch import Tensor
 from helmas_core.bridges.artefact import describe, load_bridge, save_bridge
 from helmas_core.bridges.base import Bridge, hidden_of
 from helmas_core.bridges.registry import METHODS, build_bridge, check_method, method
-from helmas_core.config import BridgeSection, Config, TrainConfig, load_config, validate
+from helmas_core.config import BridgeSection, Config, TrainConfig
 from helmas_core.data.item import Item
 from helmas_core.data.prompts import Handoff, render
 from helmas_core.data.tasks import get_task
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.states import both_states
+from helmas_core.layering import load_config
 from helmas_core.models.inject import forward
 from helmas_core.models.latent import Latent
-from helmas_core.models.pair import Pair, fingerprint
+from helmas_core.models.loading import fingerprint
+from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
 from helmas_core.training.following import choose
 from helmas_core.training.objective import Objective
+from helmas_core.validation import validate
 from tests.tiny import chorus_pair, tiny_model, tiny_pair, unequal_pair
 
 pytestmark = pytest.mark.numerics

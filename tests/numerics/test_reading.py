@@ -11,8 +11,9 @@ import torch
 
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, Config, load_config
+from helmas_core.config import BridgeSection, Config
 from helmas_core.conversation import Conversation
+from helmas_core.layering import load_config
 from helmas_core.models import inject
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.latent import Latent

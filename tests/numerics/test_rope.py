@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, GPTJConfig, PreTrai
 
 from helmas_core.errors import PairError
 from helmas_core.models.cache import KVCache, capture
-from helmas_core.models.pair import freeze
+from helmas_core.models.loading import freeze
 from helmas_core.models.rope import Rope, apply_rotation, find_rope, remove_rotation, rope_residual
 from tests.tiny import FAMILIES, tiny_model
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helmas_core.config import Config, load_config
+from helmas_core.config import Config
 from helmas_core.errors import ConfigError, PairError
+from helmas_core.layering import load_config
 from helmas_core.models.cache import capture
 from helmas_core.models.hardware import Hardware, resolve_hardware
 from helmas_core.models.inject import generate
 from helmas_core.models.layers import layer_devices
-from helmas_core.models.pair import Pair, load_pair, placement
+from helmas_core.models.loading import load_pair, placement
+from helmas_core.models.pair import Pair
 
 pytestmark = pytest.mark.numerics
 HOST = Hardware(torch.device("cpu"), torch.float32, "sdpa", ())
@@ -73,6 +75,6 @@ def test_where_its_weights_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert placement(some, alone) == {"device_map": "auto", "max_memory": {0: "9GiB", "cpu": "1GiB"}}
     for name, value in {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("helmas_core.models.pair.get_max_memory", lambda: {0: 8, 1: 8, 2: 8, 3: 8, "cpu": 5})
+    monkeypatch.setattr("helmas_core.models.loading.get_max_memory", lambda: {0: 8, 1: 8, 2: 8, 3: 8, "cpu": 5})
     shared = placement(config("teacher_device=auto").hardware, alone)
     assert shared == {"device_map": "auto", "max_memory": {1: 8, 3: 8, "cpu": 5}}

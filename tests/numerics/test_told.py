@@ -13,21 +13,23 @@ import torch
 from helmas_core.bridges.artefact import load_bridge
 from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import ARMS, CONTROLS, BridgeSection, Config, TrainConfig, load_config, validate
+from helmas_core.config import ARMS, CONTROLS, BridgeSection, Config, TrainConfig
 from helmas_core.conversation import Conversation
 from helmas_core.data.item import Item
 from helmas_core.data.prompts import Handoff, Prompt, render
 from helmas_core.data.tasks import get_task
 from helmas_core.errors import CheckpointError, ConfigError, PairError
 from helmas_core.evaluation.arms import Arms, Batch, batches
+from helmas_core.evaluation.baseline import baseline
 from helmas_core.evaluation.diagnose import diagnose
-from helmas_core.evaluation.evaluate import baseline, evaluate, evaluate_examples
+from helmas_core.evaluation.evaluate import evaluate, evaluate_examples
 from helmas_core.evaluation.inspect import inspect_cache
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import check_alignment, prepare
 from helmas_core.handoff.states import States, both_states
 from helmas_core.handoff.store import Store
 from helmas_core.handoff.told import Aligned, fit, ids_of, over_student, told_to
+from helmas_core.layering import load_config
 from helmas_core.models.cache import KVCache
 from helmas_core.models.latent import Latent
 from helmas_core.models.pair import Pair
@@ -38,6 +40,7 @@ from helmas_core.training.following import choose
 from helmas_core.training.objective import Objective
 from helmas_core.training.session import train_bridge
 from helmas_core.turns import shared_spans
+from helmas_core.validation import validate
 from tests.foreign import foreign_pair
 from tests.tiny import unequal_pair
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from helmas_core.bridges.artefact import describe, load_bridge, read_metadata, save_bridge
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import BridgeSection, Config, load_config
+from helmas_core.config import BridgeSection, Config
 from helmas_core.errors import CheckpointError, ConfigError
+from helmas_core.layering import load_config
 from helmas_core.models.cache import capture
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left

@@ -195,7 +195,7 @@ def test_other_names_are_refused(name: str, what: str) -> None:
 
 @pytest.mark.parametrize("handoff", ["prompt", "reasoning"])
 def test_the_teacher_reads_what_is_told_and_the_student_the_question(lab_pair: Pair, handoff: str) -> None:
-    from helmas_core.config import load_config
+    from helmas_core.layering import load_config
 
     config = load_config(["lab"], ["data.dataset=channel:digits@64", f"data.handoff={handoff}"])
     for example in prepare(config, lab_pair, "test", 5, 0, Silent()):

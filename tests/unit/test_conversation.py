@@ -11,9 +11,9 @@ import torch
 
 from helmas_core import conversation, reading
 from helmas_core.bridges.registry import build_bridge
-from helmas_core.config import load_config
 from helmas_core.conversation import Conversation, Turn
 from helmas_core.errors import ConfigError
+from helmas_core.layering import load_config
 from helmas_core.models.hardware import clock
 from helmas_core.models.inject import Generation
 from helmas_core.models.pair import Pair

@@ -9,11 +9,13 @@ import pytest
 from transformers import AutoConfig
 
 from helmas_cli.app import main
-from helmas_core.config import Config, TrainConfig, load_config
+from helmas_core.config import Config, TrainConfig
 from helmas_core.errors import PairError
+from helmas_core.layering import load_config
 from helmas_core.models.doctor import diagnose
 from helmas_core.models.hardware import resolve_hardware
-from helmas_core.models.pair import Pair, load_pair
+from helmas_core.models.loading import load_pair
+from helmas_core.models.pair import Pair
 
 pytestmark = pytest.mark.unit
 _LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -19,10 +19,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from helmas_core.bridges.artefact import write_tensors
-from helmas_core.config import load_config
 from helmas_core.errors import HelmasError, WriteError
 from helmas_core.evaluation.figures import save
 from helmas_core.files import remove_folder, replacing, replacing_files, swapping_folder, sweep
+from helmas_core.layering import load_config
 from helmas_core.report.document import Document, Picture, Section
 from helmas_core.report.write import write_report
 from helmas_core.runs import Run, create_run, write_text

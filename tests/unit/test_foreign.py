@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helmas_core.config import load_config
 from helmas_core.errors import ConfigError
 from helmas_core.foreign import DEPTH, inside, parse_object, read_bytes, read_object, why
+from helmas_core.layering import load_config
 from helmas_core.runs import Run, check_links, create_run, read_metrics
 from helmas_core.tensors import read_header
 

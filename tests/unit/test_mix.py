@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helmas_core.config import Config, load_config, validate
+from helmas_core.config import Config
 from helmas_core.data.item import Item
 from helmas_core.data.tasks import get_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.handoff.examples import Example
+from helmas_core.layering import load_config
 from helmas_core.training.mix import BLOCK, Mix, quotas
+from helmas_core.validation import validate
 
 pytestmark = pytest.mark.unit
 SHARES = {"gsm8k": 0.5, "math": 0.3, "relay": 0.2}

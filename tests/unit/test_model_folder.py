@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from helmas_core.config import load_config
 from helmas_core.errors import PairError
+from helmas_core.layering import load_config
 from helmas_core.models.folder import weights_held
 from helmas_core.models.gguf_header import gguf_values
 from helmas_core.models.hardware import resolve_hardware
-from helmas_core.models.pair import find_problems, load_pair, read_config, read_tokenizer
+from helmas_core.models.loading import find_problems, load_pair
+from helmas_core.models.sources import read_config, read_tokenizer
 from helmas_core.models.tokens import ChatTemplate
 from tests.fuzz.corpus import make_gguf
 from tests.tiny import tiny_model

@@ -19,7 +19,8 @@ from helmas_cli.app import app
 from helmas_cli.examples import EXAMPLES
 from helmas_core import config
 from helmas_core.bridges.registry import METHODS
-from helmas_core.config import Config, Section, load_config
+from helmas_core.config import Config, Section
+from helmas_core.layering import load_config
 from tests.cli.fakes import report
 from tests.pages import PAGES, ROOT, blocks, spans
 

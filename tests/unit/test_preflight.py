@@ -16,14 +16,18 @@ from transformers import (
     Qwen2Config,
 )
 
-from helmas_core.config import Config, load_config, validate
+from helmas_core.config import Config
 from helmas_core.errors import ConfigError, PairError
+from helmas_core.layering import load_config
 from helmas_core.models.backends import attention_of
 from helmas_core.models.doctor import diagnose
 from helmas_core.models.geometry import from_config, probe
 from helmas_core.models.hardware import check_bits, resolve_hardware
-from helmas_core.models.pair import Pair, check_rope_base, find_problems, fingerprint, freeze, load_pair, locate
+from helmas_core.models.loading import find_problems, fingerprint, freeze, load_pair
+from helmas_core.models.pair import Pair, check_rope_base
 from helmas_core.models.preflight import alignment_problems, model_problems, sample_alignment
+from helmas_core.models.sources import locate
+from helmas_core.validation import validate
 from tests.foreign import byte_level
 from tests.tiny import FAMILIES, ONE_HEAD_EACH, tiny_model
 
@@ -88,7 +92,7 @@ def test_code_beside_a_model_matters_only_where_transformers_has_none() -> None:
 
 
 def test_tokenizers_are_compared_by_content(lab_pair: Pair) -> None:
-    from helmas_core.models.pair import read_tokenizer
+    from helmas_core.models.sources import read_tokenizer
 
     one, other = read_tokenizer("lab:teacher"), read_tokenizer("lab:student")
     assert sample_alignment(one, other) is None and alignment_problems(None, 1.0) == []

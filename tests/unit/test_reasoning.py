@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from helmas_core.config import Config, load_config
+from helmas_core.config import Config
 from helmas_core.data.prompts import thinking_prompt
 from helmas_core.data.tasks import get_task, load_items
 from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.handoff import reasoning
 from helmas_core.handoff.prepare import prepare
+from helmas_core.layering import load_config
 from helmas_core.models.inject import Generation
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import decode, encode, encode_start, pad_left

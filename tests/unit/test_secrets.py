@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helmas_core.config import load_config
+from helmas_core.layering import load_config
 from helmas_core.report.document import Evidence
 from helmas_core.report.write import write_report
 from helmas_core.runs import Run, check_same_config, create_run, to_json

@@ -13,19 +13,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helmas_core.config import Config, TrainConfig, load_config, validate
+from helmas_core.config import Config, TrainConfig
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import get_task, load_items, scored_task
 from helmas_core.data.texts import cut, read_texts
 from helmas_core.errors import DataError
-from helmas_core.evaluation.evaluate import baseline, evaluate
+from helmas_core.evaluation.baseline import baseline
+from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.handoff import examples as handoff_examples
 from helmas_core.handoff.examples import SHORTEST_TEXT
 from helmas_core.handoff.prepare import prepare
+from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.training.following import choose
 from helmas_core.training.losses import IGNORE
+from helmas_core.validation import validate
 
 pytestmark = pytest.mark.unit
 

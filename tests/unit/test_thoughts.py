@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from helmas_core.config import Config, load_config
+from helmas_core.config import Config
 from helmas_core.handoff import reasoning
 from helmas_core.handoff.keys import digest
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.thoughts import Thoughts
+from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from tests.unit.test_reasoning import Notes

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helmas_core.config import load_config
 from helmas_core.errors import ConfigError
+from helmas_core.layering import load_config
 from helmas_core.runs import create_run
 from helmas_core.training.tracking import check_tracker, hyperparameters, start_tracking, track
 

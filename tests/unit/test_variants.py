@@ -9,8 +9,9 @@ import pytest
 from helmas_core.bridges.registry import check_method
 from helmas_core.comparison.run import check_configs, learnable
 from helmas_core.comparison.variants import Variant, of_methods, preset_names, read_preset
-from helmas_core.config import Config, load_config
+from helmas_core.config import Config
 from helmas_core.errors import ConfigError
+from helmas_core.layering import load_config
 
 pytestmark = pytest.mark.unit
 

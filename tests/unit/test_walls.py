@@ -67,13 +67,16 @@ def test_one_file_draws_on_the_terminal() -> None:
             "documents",
             "files",
             "foreign",
+            "layering",
             "lock",
             "plain",
             "runs",
             "progress",
             "secrets",
+            "sides",
             "tensors",
             "transcript",
+            "validation",
         )
     ],
 )
