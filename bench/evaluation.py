@@ -22,8 +22,7 @@ class Bench:
     """One bridge, fitted on the items that it is measured on: what it knows does not matter here."""
 
     def __init__(self, pair: Pair, items: int, dataset: str = "relay") -> None:
-        self.pair, config = pair, settings(pair, state_gib=4.0)  # what eval.reuse may keep
-        self.config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": dataset})})
+        self.pair, self.config = pair, settings(pair, dataset=dataset, state_gib=4.0)  # what eval.reuse may keep
         self.examples = prepare(self.config, pair, "test", items, 0, Silent())
         self.bridge = build_bridge(WIDE, pair)
         objective = Objective(pair, self.bridge, self.config.train)

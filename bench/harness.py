@@ -35,10 +35,9 @@ def against_harness(pair: Pair, repeats: int, dataset: str, items: int = 64) -> 
 
 
 def asked(pair: Pair, dataset: str) -> Config:
-    config = settings(pair)
-    data = config.data.model_copy(update={"dataset": dataset})
+    config = settings(pair, dataset=dataset)
     scored = config.eval.model_copy(update={"batch": BATCH, "max_new_tokens": WRITTEN})
-    return config.model_copy(update={"data": data, "eval": scored})
+    return config.model_copy(update={"eval": scored})
 
 
 def ours(config: Config, pair: Pair, examples: Sequence[Example]) -> Any:

@@ -32,8 +32,8 @@ WIDE = BridgeSection.model_validate({"projector_input": "neighbourhood"})
 UNFITTED = BridgeSection.model_validate({"projector_input": "neighbourhood", "start": "random"})
 
 
-def settings(pair: Pair, bridge: BridgeSection = WIDE, **train: Any) -> Config:
-    """The built-in stories, so that no data set is needed; the prompt alone is handed over."""
+def settings(pair: Pair, bridge: BridgeSection = WIDE, dataset: str = "relay", **train: Any) -> Config:
+    """The built-in stories unless another data set is named; the prompt alone is handed over."""
     stage = {"name": "functional", "steps": 1, "losses": {"ce": 1.0}}
     defaults = {
         "stages": [stage],
@@ -43,7 +43,7 @@ def settings(pair: Pair, bridge: BridgeSection = WIDE, **train: Any) -> Config:
         "continuation": 0.3,
         "amp": amp(pair),
     }
-    data = {"dataset": "relay", "handoff": "prompt", "limit": 64, "chat_template": pair.template is not None}
+    data = {"dataset": dataset, "handoff": "prompt", "limit": 64, "chat_template": pair.template is not None}
     return validate(Config, {"bridge": bridge.model_dump(), "data": data, "train": {**defaults, **train}})
 
 
