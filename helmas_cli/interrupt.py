@@ -24,9 +24,13 @@ class Interrupt(KeyboardInterrupt):
 
 
 class Stop:
-    """What `stop_on_interrupt` gives: the exit code of the signal that asked to stop."""
+    """What `stop_on_interrupt` gives: the signal that asked to stop, and the exit code for it."""
 
-    code = CODE
+    number: int = signal.SIGINT
+
+    @property
+    def code(self) -> int:
+        return exit_code(self.number)
 
 
 @contextmanager
@@ -40,7 +44,7 @@ def stop_on_interrupt(stop: threading.Event) -> Iterator[Stop]:
     def handle(number: int, _: object) -> None:
         if stop.is_set():
             raise Interrupt(number)
-        asked.code = exit_code(number)
+        asked.number = number
         stop.set()
         # not through sys.stderr: the signal may have come in the middle of a write to it
         if first() and (count() == 1 or number == signal.SIGINT):  # a launcher sends SIGTERM where another has failed

@@ -101,11 +101,15 @@ def _config(common: Common, path: Path, resume: bool, overwrite: bool) -> Config
 
 def _train(config: Config, pair: Pair, run: Run, screen: Screen, resume: bool) -> tuple[dict[str, Any], int]:
     """The training document and the exit code; the manifest says how it ended, whatever happens."""
+    from helmas_core.progress import Stopped
     from helmas_core.training.session import train_bridge
 
     try:
         with screen.progress() as meter, stop_on_interrupt(meter.stop) as asked:
-            document = train_bridge(config, pair, run, meter, resume)
+            try:
+                document = train_bridge(config, pair, run, meter, resume)
+            except Stopped:  # before the first step, so there is nothing to save
+                raise Interrupt(asked.number) from None
         # an interrupt in the last validation comes too late to leave anything that --resume would train
         unfinished = document["steps"] < config.train.total_steps()
         status = "interrupted" if group.agree(meter.stop_requested()) and unfinished else "done"

@@ -271,14 +271,21 @@ _NO_LOSS = ("step", "event", "stage", "seconds", "learning_rate", "tokens_per_se
 
 
 def _losses(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, cycle: Sequence[str], alone: int | None) -> None:
-    """All terms of one run, or only the total where runs are compared."""
+    """All terms of one run, or only the total where runs are compared; dashed: the total on validation items."""
     train = [row for row in rows if row.get("event") == "train"]
     names = list(dict.fromkeys(name for row in train for name in row if name not in _NO_LOSS))
-    for index, name in enumerate(names[:_LINES] if alone is None else ["loss"]):
-        points = [(row["step"], row[name]) for row in train if isinstance(row.get(name), float) and row[name] > 0]
-        shade = cycle[(index if alone is None else alone) % len(cycle)]
-        if points:
+    shades = [cycle[(index if alone is None else alone) % len(cycle)] for index in range(len(cycle))]
+    for shade, name in zip(shades, names[:_LINES] if alone is None else ["loss"], strict=False):
+        if points := _course(train, name):
             axes.plot(*zip(*points, strict=True), color=shade, label=f"{run}{shortened(printable(name))}")
+    if points := _course([row for row in rows if row.get("event") == "validation"], "loss"):
+        shown = {"color": shades[0], "marker": "o", "markersize": 3, "label": f"{run}loss, validation"}
+        axes.plot(*zip(*points, strict=True), "--", **shown)
+
+
+def _course(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """(step, value) of what a logarithm can show."""
+    return [(row["step"], row[name]) for row in rows if isinstance(row.get(name), float) and row[name] > 0]
 
 
 def _validations(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, shade: str, several: bool) -> None:

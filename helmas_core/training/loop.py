@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,6 +149,22 @@ class Trainer:
     def _validate(self, step: Step, on_eval: Callable[[Step], object]) -> None:
         on_eval(step)
         self.meter = Meter()
+
+    @torch.no_grad()
+    def held_out(self, examples: Sequence[Example], step: int) -> dict[str, float]:
+        """The losses of step number `step` over examples that are not learnt from, each a mean over them; continuations
+        begin at the same places every time. Empty where there are no steps."""
+        stages, rng = [one.stage for one in plan(self.config.schedule())][step - 1 : step], random.Random("held out")
+        found: dict[str, float] = {}
+        self.objective.bridge.eval()
+        for stage in stages:
+            for batch in parts(examples, self.micro_batch or self.config.batch):
+                with self.accelerator.autocast():
+                    loss, terms = self.objective(batch, stage.losses, rng)
+                for name, value in processes.sums({"loss": loss.item(), **terms}).items():
+                    found[name] = found.get(name, 0.0) + value * len(batch) / len(examples)
+        self.objective.bridge.train()
+        return found
 
     def used(self, wanted: Callable[[StageConfig], bool] = lambda _: True, own: bool = False) -> list[int]:
         """The indices of all examples that the run will see, or that its `wanted` stages will.

@@ -162,6 +162,8 @@ class Session:
             nonlocal done
             done += rows
             self.progress.update(done)
+            if processes.count() == 1 and self.progress.stop_requested():  # others may be in the middle of a group
+                raise Stopped
 
         for states, sources in both:
             states.fill(sources, self.config.train.batch, count)
@@ -250,7 +252,7 @@ class Session:
             self.best = {"step": step, **accuracy}
 
     def _validate(self, bridge: Bridge, examples: Sequence[Example], step: int) -> dict[str, Any] | None:
-        """With the bridge and without, on items that training never sees."""
+        """Arms and losses on items that training never sees."""
         if not self.config.train.eval_samples:
             return None
         try:
@@ -260,9 +262,10 @@ class Session:
             return None
         del result["items"]  # a validation is for the curve; `helmas eval` is for reading
         accuracy = {name: arm["accuracy"] for name, arm in result["arms"].items()}
-        self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in accuracy.items()))
+        figures = {**accuracy, **self.trainer.held_out(examples, step)}
+        self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
         self._keep_best(bridge, step, accuracy)
-        self._record({"step": step, "event": "validation", "n": result["n"], **accuracy, "seconds": self._seconds()})
+        self._record({"step": step, "event": "validation", "n": result["n"], **figures, "seconds": self._seconds()})
         return result
 
     def _validate_last(self, bridge: Bridge, examples: Sequence[Example], step: int) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helmas_core.layering import load_config
+from helmas_core.progress import Stopped
 from helmas_core.runs import Run
 from tests.cli.fakes import Cli, Core
 
@@ -110,6 +111,17 @@ def test_an_interrupt_after_the_last_step_leaves_a_whole_run(cli: Cli, core: Cor
     assert _status(tmp_path) == "done"
     assert cli(*TRAIN, "--overwrite", "-s", "train.steps=3").code == 130
     assert _status(tmp_path) == "interrupted"
+
+
+def test_an_interrupt_before_the_first_step_is_told_and_resumed(cli: Cli, core: Core, tmp_path: Path) -> None:
+    def asked(_config: object, _run: object, progress: object) -> None:
+        raise Stopped
+
+    core.hook = asked
+    assert cli(*TRAIN).code == 130
+    assert _status(tmp_path) == "interrupted"
+    core.hook = None
+    assert cli(*TRAIN, "--resume").code == 0
 
 
 INTERRUPTED = """

@@ -18,13 +18,15 @@ from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import BridgeSection, Config, TrainConfig
 from helmas_core.data.overlap import unpack_hashes
 from helmas_core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from helmas_core.handoff.prepare import prepare
 from helmas_core.layering import load_config
 from helmas_core.models.loading import fingerprint
 from helmas_core.models.pair import Pair
-from helmas_core.progress import Silent
+from helmas_core.progress import Silent, Stopped
 from helmas_core.runs import Run, create_run
 from helmas_core.training import checkpoint
-from helmas_core.training.loop import parameter_groups
+from helmas_core.training.loop import Trainer, parameter_groups
+from helmas_core.training.objective import Objective
 from helmas_core.training.refusals import refuse_overlap, refuse_test_split
 from helmas_core.training.session import Session, hashes_of, train_bridge
 from helmas_core.validation import validate
@@ -91,7 +93,42 @@ def test_a_run_leaves_everything_behind(unequal: Pair, tmp_path: Path) -> None:
     load_bridge(run.bridge, unequal)
     events = [line["event"] for line in _trained_metrics(run)]
     assert events == ["start", *["train"] * 6, "validation"]
+    assert _trained_metrics(run)[-1].keys() >= {"student", "text", "bridge", "deranged", *document["losses"]}
     assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["best.safetensors", "step-0000008", "step-0000012"]
+
+
+class Reading(Silent):
+    """Asks to stop once a model has read something."""
+
+    stop = False
+
+    def update(self, done: int, **figures: float | str) -> None:
+        self.stop = done > 0
+
+    def stop_requested(self) -> bool:
+        return self.stop
+
+
+def test_reading_stops_when_asked_and_keeps_what_it_read(unequal: Pair, tmp_path: Path) -> None:
+    config = _config(store=tmp_path / "store", eval_samples=0)
+    with pytest.raises(Stopped):
+        _train(config, unequal, tmp_path / "run", Reading())
+    assert any((tmp_path / "store" / "states").iterdir())
+    _, document = _train(config, unequal, tmp_path / "run", resume=True)
+    assert document["steps"] == 12
+
+
+def test_losses_of_what_is_held_out_are_those_of_the_stage_and_always_alike(unequal: Pair) -> None:
+    config, bridge = _config(), build_bridge(_config().bridge, unequal)
+    examples = prepare(config, unequal, "validation", 6, 0, Silent())
+    trainer = Trainer(Objective(unequal, bridge, config.train), examples, config.train)
+    first, last = trainer.held_out(examples, 1), trainer.held_out(examples, 12)
+    assert (first.keys(), last.keys()) == ({"loss", "cache_mse"}, {"loss", "attention", "ce", "kl"})
+    assert trainer.held_out(examples, 12) == last and bridge.training
+    assert first["loss"] == pytest.approx(first["cache_mse"]) and trainer.held_out(examples, 13) == {}
+    with torch.no_grad():
+        next(bridge.parameters()).mul_(2.0)
+    assert trainer.held_out(examples, 1) != first
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
