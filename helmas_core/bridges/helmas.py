@@ -122,7 +122,7 @@ class HelmasBridge(Translator):
         """[Ls, N, O] → keys and values [B, Ls, Hs, T, Ds]."""
         shape = (state.batch, state.length, -1, self.student_geometry.kv_heads, self.student_geometry.head_dim)
         parts = [p.reshape(len(p), *shape) for p in projected]  # [Ls, B, T, 1 or 2, Hs, Ds]
-        keys, values = torch.cat(parts, 3).float().permute(3, 1, 0, 4, 2, 5)
+        keys, values = (one.float().permute(1, 0, 3, 2, 4) for part in parts for one in part.unbind(3))
         return keys, values
 
     @torch.no_grad()

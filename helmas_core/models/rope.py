@@ -52,7 +52,8 @@ class Rope:
         if self.module is None:
             return replace(cache, rotated=on)
         angles = {kind: self.angles(cache.positions, kind) for kind in set(self.layer_types)}
-        turns = angles if on else {kind: backwards(*both) for kind, both in angles.items()}
+        heads = cache.keys[0].shape[1]
+        turns = {kind: _tables(*(both if on else backwards(*both)), heads) for kind, both in angles.items()}
         layers = enumerate(zip(cache.keys, self.layer_types, strict=True))
         turned = (k.float() if i in self.still else _turned(k, *turns[kind]) for i, (k, kind) in layers)
         keys = tuple(k.to(cache.keys[0].dtype) if on else k for k in turned)
@@ -61,12 +62,12 @@ class Rope:
 
 def apply_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[B, H, T, D] → the same, rotated in fp32 on the first R channels; the rest passes."""
-    return _turned(keys, cos, sin).to(keys.dtype)
+    return _turned(keys, *_tables(cos, sin, keys.shape[1])).to(keys.dtype)
 
 
 def remove_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The inverse of `apply_rotation`, in fp32."""
-    return _turned(keys, *backwards(cos, sin))
+    return _turned(keys, *_tables(*backwards(cos, sin), keys.shape[1]))
 
 
 def backwards(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,13 +76,21 @@ def backwards(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return cos / squared, -sin / squared
 
 
+def _tables(cos: Tensor, sin: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """cos, and sin with the sign that rotate_half gives its halves, [B, H, T, R] each: written out for every head, so
+    that the products over a layer run in one piece."""
+    half = sin.shape[-1] // 2
+    signed = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+    return cos.expand(-1, heads, -1, -1).contiguous(), signed.expand(-1, heads, -1, -1).contiguous()
+
+
 def _turned(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """k · cos + rotate_half(k) · sin on the first R channels, in fp32, half by half: no copy is only moved about."""
-    half = cos.shape[-1] // 2
-    first, second, rest = keys.float().split([half, half, keys.shape[-1] - 2 * half], -1)
-    (cos_first, cos_second), (sin_first, sin_second) = cos.chunk(2, -1), sin.chunk(2, -1)
-    turned = torch.addcmul(first * cos_first, second, sin_first, value=-1)
-    return torch.cat((turned, torch.addcmul(second * cos_second, first, sin_second), rest), -1)
+    """k · cos + rotate_half(k) · sin on the first R channels, in fp32; `cos` and `sin` as `_tables` writes them."""
+    width = cos.shape[-1]
+    first = keys[..., :width].float()
+    swapped = first.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    turned = torch.addcmul(first * cos, swapped, sin)
+    return turned if width == keys.shape[-1] else torch.cat((turned, keys[..., width:].float()), -1)
 
 
 def _rotary_module(model: PreTrainedModel) -> nn.Module | None:
