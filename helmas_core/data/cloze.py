@@ -1,6 +1,7 @@
 """`cloze:PATH`: exact reading of plain text. The teacher reads a passage, the student is asked for one word of it.
 
-The word stands once in the passage and not in the question, which quotes its sentence up to that word.
+The word stands once in the passage and not in the question. The answer is begun with its sentence up to that word, so
+that the student need not be good at following instructions: it goes on with a sentence that it has read, or it cannot.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from helmas_core.errors import DataError
 
 log = logging.getLogger(__name__)
 
-CUE = "\nAnswer:"
-QUESTION = "Give only the next word of this sentence from the text: {start} ..."  # unquoted: it may hold quotes
+QUESTION = "Say again, word for word, a sentence of the text."
 LONGEST = 1200  # characters of a passage
 WORDS = range(4, 41)  # of its sentence before the one asked for
 # a line's end inside a paragraph; not one before the mark of a list
@@ -38,7 +38,7 @@ def cloze_task(name: str) -> Task:
         return read_passages(path, min(limit, LONGEST))
 
     fields = ("text", "start", "word")
-    return Task(name, parse.TEXT, ONE_FILE, _item, fields, key="text", reader=read, cue=CUE, grouped=True)
+    return Task(name, parse.WORD, ONE_FILE, _item, fields, key="text", reader=read, grouped=True)
 
 
 def read_passages(path: Path, limit: int) -> list[PlacedRow]:
@@ -82,4 +82,4 @@ def _names(word: str) -> bool:
 
 
 def _item(row: Row, index: int) -> Item:
-    return Item(str(index), QUESTION.format(start=row["start"]), row["word"], private=row["text"], cue=CUE)
+    return Item(str(index), QUESTION, row["word"], private=row["text"], cue=f"\n{row['start']}")

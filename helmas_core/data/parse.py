@@ -86,6 +86,11 @@ def parse_text(text: str, cued: bool = False) -> str | None:
     return found.strip().removesuffix(".") or None
 
 
+def parse_word(text: str, _cued: bool = False) -> str | None:
+    """The first word."""
+    return next(iter(text.split()), None)
+
+
 def parse_whole(text: str, _cued: bool = False) -> str | None:
     """All of the text: open answers have no shorter form."""
     return text.strip() or None
@@ -160,6 +165,7 @@ NUMBER = AnswerForm(parse_number, _same_number)
 MATH = AnswerForm(parse_math, same_math)
 LETTER = AnswerForm(parse_letter, str.__eq__)
 TEXT = AnswerForm(parse_text, _same_text)
+WORD = AnswerForm(parse_word, _same_text)
 WHOLE = AnswerForm(parse_whole, _same_text)
 
 

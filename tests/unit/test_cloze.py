@@ -55,42 +55,43 @@ def items(folder: Path, split: str = "all") -> list[Item]:
 
 
 def start(item: Item) -> str:
-    before, _, after = QUESTION.partition("{start}")
-    assert item.question.startswith(before) and item.question.endswith(after)
-    return item.question.removeprefix(before).removesuffix(after)
+    assert item.question == QUESTION and item.cue.startswith("\n")
+    return item.cue[1:]
 
 
 def test_the_answer_stands_once_in_the_passage_and_not_in_the_question(folder: Path) -> None:
     task = get_task(f"cloze:{folder}")
     for item in items(folder):
         assert item.private.lower().count(item.answer.lower()) == 1
-        assert item.answer.lower() not in item.question.lower()
-        assert same_answer(task, task.parse(f" {item.answer.upper()}.\nmore"), item.answer)
+        assert item.answer.lower() not in (item.question + item.cue).lower()
+        assert same_answer(task, task.parse(f" {item.answer.upper()}, and so on.\nmore"), item.answer)
         assert not same_answer(task, task.parse(f" x{item.answer}"), item.answer)
-        assert (item.cue, item.reasoning, item.choices) == (task.cue, "", ())
+        assert not same_answer(task, task.parse(f" some {item.answer}"), item.answer)
+        assert not same_answer(task, task.parse(" \n"), item.answer)
+        assert (item.reasoning, item.choices) == ("", ())
 
 
-def test_the_question_quotes_the_sentence_up_to_the_word(folder: Path) -> None:
+def test_the_answer_is_begun_with_the_sentence_up_to_the_word(folder: Path) -> None:
     found = items(folder)
     for item in found:
         assert item.private.count(start(item)) == 1
         assert f"{start(item)} {item.answer}" in item.private
         assert start(item).startswith(("The old", "Mr. Pell", "Nobody", "When"))
         assert len(start(item).split()) >= 4
-        assert "\n" not in item.question
+        assert "\n" not in start(item)
     assert {item.answer.isdigit() for item in found} == {True, False}
 
 
 def test_splits_are_disjoint_whole_and_the_same_each_time(folder: Path) -> None:
-    parts = {split: {(item.private, item.question) for item in items(folder, split)} for split in SPLITS}
+    parts = {split: {(item.private, item.cue) for item in items(folder, split)} for split in SPLITS}
     assert all(parts.values())
     assert not any(
         {text for text, _ in one} & {text for text, _ in two} for one, two in combinations(parts.values(), 2)
     )
-    assert set.union(*parts.values()) == {(item.private, item.question) for item in items(folder)}
+    assert set.union(*parts.values()) == {(item.private, item.cue) for item in items(folder)}
     for split, part in parts.items():
         assert {pool(text) for text, _ in part} == {split}
-        assert part == {(item.private, item.question) for item in items(folder, split)}
+        assert part == {(item.private, item.cue) for item in items(folder, split)}
     assert all(600 <= len(item.private) <= 1200 for item in items(folder))
     assert max(len(item.private) for item in load_items(get_task(f"cloze:{folder}"), "all", piece=500)) <= 500
 
@@ -100,7 +101,7 @@ def test_the_student_is_not_told_the_passage(folder: Path) -> None:
     for item in load_items(task, "test", 5):
         prompt = render(task, item, "reasoning")
         assert prompt.source == item.private
-        assert prompt.query == f"\n{item.question}{task.cue}" and task.cue == "\nAnswer:"
+        assert prompt.query == f"\n{item.question}{item.cue}"
         assert item.answer not in prompt.alone
         assert prompt.target == f" {item.answer}"
 
