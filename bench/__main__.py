@@ -48,7 +48,7 @@ def table(ratios: Sequence[Ratio], before: dict[str, Any]) -> list[str]:
         goal = "" if ratio.goal is None else f"{'≤' if ratio.ceiling else '≥'} {ratio.goal:g}"
         met = {None: "", True: "yes", False: "**no**"}[ratio.met]
         cells = (
-            f"{ratio.name}: {ratio.above} ÷ {ratio.below}",
+            f"{ratio.name}: {ratio.above} ÷ {ratio.below}{f' ({ratio.note})' if ratio.note else ''}",
             f"{ratio.median:.2f}",
             f"{min(ratio.repeats):.2f} – {max(ratio.repeats):.2f}",
             "" if old is None else f"{old:.2f}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from bench.measure import Ratio, in_turn
@@ -38,11 +39,23 @@ class Bench:
 
 
 def batched(pair: Pair, repeats: int, items: int = 64) -> Iterator[Ratio]:
+    """The bridge alone, where reading is most of the work, and all arms, which share what was read."""
     bench = Bench(pair, items)
-    times = in_turn(
-        lambda: bench.run(("bridge",), batch=1), lambda: bench.run(("bridge",), batch=32), pair.device, repeats
-    )
-    yield Ratio(f"evaluation of {items} items", "one by one", "batches of 32", *times, 3.0)
+    for arms, name in ((("bridge",), "the bridge alone"), (ARMS, "five arms, eval.reuse")):
+        single, many = (partial(bench.run, arms, batch=size, reuse=len(arms) > 1) for size in (1, 32))
+        alike, total = agreeing(single()["items"], many()["items"])
+        times = in_turn(single, many, pair.device, repeats, warm=0)
+        note = f"{alike} of {total} answers alike"
+        yield Ratio(f"evaluation of {items} items, {name}", "one by one", "batches of 32", *times, 3.0, note=note)
+
+
+def agreeing(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """How many answers of the same arms to the same items are the same text, and of how many."""
+    texts = [
+        {(item["id"], arm): said["text"] for item in items for arm, said in item["arms"].items()}
+        for items in (one, other)
+    ]
+    return sum(text == texts[1][key] for key, text in texts[0].items()), len(texts[0])
 
 
 def arms_at_once(pair: Pair, repeats: int, dataset: str, items: int = 32) -> Iterator[Ratio]:

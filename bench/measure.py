@@ -32,11 +32,12 @@ class Ratio:
     fast: list[float]
     goal: float | None = None
     ceiling: bool = False
+    note: str = ""
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Ratio:
         """One that `document` was made of."""
-        return cls(**{field.name: document[field.name] for field in fields(cls)})
+        return cls(**{field.name: document[field.name] for field in fields(cls) if field.name in document})
 
     @property
     def repeats(self) -> list[float]:
