@@ -1,7 +1,8 @@
 """The results page: `python results/make.py` reads the evaluations `results/*/*.json` and writes table and figure.
 
 Each folder holds what one bridge's evaluations printed (`helmas eval … --json > FOLDER/ROW.json`); what a row is asked
-to reach stands in ROWS. Text between the marks in README.md is replaced, the rest is written by hand.
+to reach stands in ROWS. `facts@TOKENS.json` and `repeated.json` make its curves. Text between the marks in README.md is
+replaced, the rest is written by hand.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 PAGE, BEGIN, END = HERE / "README.md", "<!-- table:begin -->", "<!-- table:end -->"
+REPEATED = "repeated"
 ARMS = {"student": "#b9bec6", "teacher": "#6b7280", "text": "#8a8f98", "bridge": "#2a78d6", "deranged": "#c94f4f"}
 
 
@@ -31,6 +33,14 @@ class Row:
     of_text: float | None = None
     of_gap: float | None = None
     spare: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    accuracy: float
+    low: float
+    high: float
 
 
 ROWS = {
@@ -91,7 +101,7 @@ def table(folder: str, documents: dict[str, dict[str, Any]]) -> list[str]:
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """Documents by row: a file's name, or the data sets' own names where it holds several reports."""
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(path for path in folder.glob("*.json") if path.stem != REPEATED):
         document = json.loads(path.read_text())
         found |= {r["dataset"].split(":")[-1]: r for r in document.get("reports", [])} or {path.stem: document}
     return found
@@ -125,6 +135,49 @@ def figure(documents: dict[str, dict[str, Any]], path: Path) -> None:
     plt.close(drawing)
 
 
+def courses(folder: Path, documents: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[Point]]]:
+    """What was measured of a course, by its axis: each arm's points."""
+    found: dict[str, dict[str, list[Point]]] = {}
+    for name in sorted((n for n in documents if n.startswith("facts@")), key=lambda n: int(n.split("@")[1])):
+        for arm, figures in documents[name]["arms"].items():
+            line = found.setdefault(f"tokens handed over (n = {documents[name]['n']})", {}).setdefault(arm, [])
+            line.append(Point(int(name.split("@")[1]), figures["accuracy"], *figures["ci"]))
+    if (path := folder / f"{REPEATED}.json").exists():
+        document = json.loads(path.read_text())
+        found[f"hand-offs in a conversation (n = {document['n']})"] = {
+            arm: [Point(turn, one["accuracy"], *one["ci"]) for turn, one in enumerate(figures, 1)]
+            for arm, figures in document["turns"].items()
+        }
+    return found
+
+
+def course_figure(found: dict[str, dict[str, list[Point]]], path: Path) -> None:
+    """Private facts: accuracy along each axis, with intervals."""
+    drawing, all_axes = plt.subplots(1, len(found), figsize=(5 * len(found), 3.2), layout="constrained", squeeze=False)
+    for axes, (axis, arms) in zip(all_axes[0], found.items(), strict=True):
+        x = [p.x for p in next(iter(arms.values()))]
+        for arm, points in arms.items():
+            axes.plot(x, [p.accuracy for p in points], "o-", markersize=4, color=ARMS[arm], label=arm)
+            axes.fill_between(x, [p.low for p in points], [p.high for p in points], color=ARMS[arm], alpha=0.12, lw=0)
+        if axis.startswith("tokens"):
+            axes.set_xscale("log", base=2)
+        axes.set_xticks(x, [str(value) for value in x], minor=False)
+        axes.set(xlabel=axis, ylim=(-0.03, 1.05), ylabel="private facts, accuracy")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, frameon=False, ncols=len(arms), loc="upper center", bbox_to_anchor=(0.5, 1.16))
+    drawing.savefig(path, dpi=130)
+    plt.close(drawing)
+
+
+def course_table(axis: str, arms: dict[str, list[Point]]) -> list[str]:
+    places = [str(p.x) for p in next(iter(arms.values()))]
+    rows = [
+        f"| {arm} | {' | '.join(f'{number(p.accuracy)} [{number(p.low)}, {number(p.high)}]' for p in points)} |"
+        for arm, points in arms.items()
+    ]
+    return [f"| {axis} | {' | '.join(places)} |", "|---" * (1 + len(places)) + "|", *rows, ""]
+
+
 def write(parts: Sequence[str]) -> None:
     text = PAGE.read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]
@@ -143,6 +196,10 @@ def main() -> None:
             f"![accuracy]({folder.name}/accuracy.png)",
             "",
         ]
+        if found := courses(folder, documents):
+            course_figure(found, folder / "curves.png")
+            parts += [line for axis, arms in found.items() for line in course_table(axis, arms)]
+            parts += [f"![accuracy along the way]({folder.name}/curves.png)", ""]
     write(parts)
 
 
