@@ -140,6 +140,8 @@ def courses(folder: Path, documents: dict[str, dict[str, Any]]) -> dict[str, dic
     found: dict[str, dict[str, list[Point]]] = {}
     for name in sorted((n for n in documents if n.startswith("facts@")), key=lambda n: int(n.split("@")[1])):
         for arm, figures in documents[name]["arms"].items():
+            if arm not in ARMS:
+                continue
             line = found.setdefault(f"tokens handed over (n = {documents[name]['n']})", {}).setdefault(arm, [])
             line.append(Point(int(name.split("@")[1]), figures["accuracy"], *figures["ci"]))
     if (path := folder / f"{REPEATED}.json").exists():
@@ -155,10 +157,11 @@ def course_figure(found: dict[str, dict[str, list[Point]]], path: Path) -> None:
     """Private facts: accuracy along each axis, with intervals."""
     drawing, all_axes = plt.subplots(1, len(found), figsize=(5 * len(found), 3.2), layout="constrained", squeeze=False)
     for axes, (axis, arms) in zip(all_axes[0], found.items(), strict=True):
-        x = [p.x for p in next(iter(arms.values()))]
+        x = sorted({p.x for points in arms.values() for p in points})
         for arm, points in arms.items():
-            axes.plot(x, [p.accuracy for p in points], "o-", markersize=4, color=ARMS[arm], label=arm)
-            axes.fill_between(x, [p.low for p in points], [p.high for p in points], color=ARMS[arm], alpha=0.12, lw=0)
+            own = [p.x for p in points]
+            axes.plot(own, [p.accuracy for p in points], "o-", markersize=4, color=ARMS[arm], label=arm)
+            axes.fill_between(own, [p.low for p in points], [p.high for p in points], color=ARMS[arm], alpha=0.12, lw=0)
         if axis.startswith("tokens"):
             axes.set_xscale("log", base=2)
         axes.set_xticks(x, [str(value) for value in x], minor=False)
@@ -170,12 +173,12 @@ def course_figure(found: dict[str, dict[str, list[Point]]], path: Path) -> None:
 
 
 def course_table(axis: str, arms: dict[str, list[Point]]) -> list[str]:
-    places = [str(p.x) for p in next(iter(arms.values()))]
-    rows = [
-        f"| {arm} | {' | '.join(f'{number(p.accuracy)} [{number(p.low)}, {number(p.high)}]' for p in points)} |"
-        for arm, points in arms.items()
-    ]
-    return [f"| {axis} | {' | '.join(places)} |", "|---" * (1 + len(places)) + "|", *rows, ""]
+    places = sorted({p.x for points in arms.values() for p in points})
+    rows: list[str] = []
+    for arm, points in arms.items():
+        cells = {p.x: f"{number(p.accuracy)} [{number(p.low)}, {number(p.high)}]" for p in points}
+        rows.append(f"| {arm} | {' | '.join(cells.get(place, '') for place in places)} |")
+    return [f"| {axis} | {' | '.join(map(str, places))} |", "|---" * (1 + len(places)) + "|", *rows, ""]
 
 
 def write(parts: Sequence[str]) -> None:

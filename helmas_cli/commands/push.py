@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,9 @@ def _pack(
     if not parcel.subject.reports:
         screen.note("no report.json: the card tells no result; helmas eval --bridge RUN -o RUN writes one")
     for side in parcel.subject.unknown():
-        named = f"pair.{side}=OWNER/NAME" if f"pair.{side}" in SIDES else f"'{MORE}=[\"OWNER/NAME\"]'"
+        named = (
+            f"pair.{side}=OWNER/NAME" if f"pair.{side}" in SIDES else f"'{MORE}={json.dumps(parcel.subject.more())}'"
+        )
         screen.note(f"the {side.replace('_', ' ')} lies on this machine: -s {named} says where others find it")
     return parcel
 

@@ -100,7 +100,7 @@ class Comparison:
             return status
         except BaseException as error:
             with suppress(OSError):  # what went wrong is worth more than a manifest that a full disk does not take
-                run.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+                run.finish("interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed")
             raise
 
     def _take_up(self, path: Path, config: Config) -> tuple[Run | None, bool]:

@@ -274,7 +274,7 @@ def _losses(axes: Axes, rows: Sequence[Mapping[str, Any]], run: str, cycle: Sequ
     """All terms of one run, or only the total where runs are compared; dashed: the total on validation items."""
     train = [row for row in rows if row.get("event") == "train"]
     names = list(dict.fromkeys(name for row in train for name in row if name not in _NO_LOSS))
-    shades = [cycle[(index if alone is None else alone) % len(cycle)] for index in range(len(cycle))]
+    shades = [cycle[(index if alone is None else alone) % len(cycle)] for index in range(_LINES)]
     for shade, name in zip(shades, names[:_LINES] if alone is None else ["loss"], strict=False):
         if points := _course(train, name):
             axes.plot(*zip(*points, strict=True), color=shade, label=f"{run}{shortened(printable(name))}")

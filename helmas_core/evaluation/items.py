@@ -19,7 +19,7 @@ class Answers(Protocol):
 
 def item_records(examples: Sequence[Example], arms: Mapping[str, Answers]) -> list[dict[str, Any]]:
     """{task, id, question, answer, arms: {arm: {text, right}}} per item, in order; `category`, `choices`, `private`
-    and `reasoning`, what only the teacher read, where the item has them."""
+    and `reasoning`, what only the teacher read, where the item has them, and a `cue` of its own that begins answers."""
     return [_record(example, arms) for example in examples]
 
 
@@ -27,6 +27,7 @@ def _record(example: Example, arms: Mapping[str, Answers]) -> dict[str, Any]:
     item, key = example.item, (example.task.name, example.item.id)
     maybe = {
         "category": item.category,
+        "cue": item.cue if item.cue != example.task.cue else "",
         "choices": list(item.choices),
         "private": item.private,
         "reasoning": example.reasoning,

@@ -52,10 +52,11 @@ class Rope:
         if self.module is None:
             return replace(cache, rotated=on)
         angles = {kind: self.angles(cache.positions, kind) for kind in set(self.layer_types)}
-        heads = cache.keys[0].shape[1]
-        turns = {kind: _tables(*(both if on else backwards(*both)), heads) for kind, both in angles.items()}
-        layers = enumerate(zip(cache.keys, self.layer_types, strict=True))
-        turned = (k.float() if i in self.still else _turned(k, *turns[kind]) for i, (k, kind) in layers)
+        wanted = [(kind, keys.shape[1]) for kind, keys in zip(self.layer_types, cache.keys, strict=True)]
+        both = {kind: pair if on else backwards(*pair) for kind, pair in angles.items()}
+        turns = {(kind, heads): _tables(*both[kind], heads) for kind, heads in set(wanted)}
+        layers = enumerate(zip(cache.keys, wanted, strict=True))
+        turned = (k.float() if i in self.still else _turned(k, *turns[like]) for i, (k, like) in layers)
         keys = tuple(k.to(cache.keys[0].dtype) if on else k for k in turned)
         return replace(cache, keys=keys, rotated=on)
 

@@ -57,6 +57,11 @@ class Subject:
     def model(self, side: str) -> str:
         return str(self.document["pair"][side].get("id"))
 
+    def more(self) -> list[str]:
+        """The further teachers' names, "OWNER/NAME" where nobody else can load one by it."""
+        names = [self.model(side) for side in self.sides if side.startswith("teacher_")]
+        return [name if _found(name) else "OWNER/NAME" for name in names]
+
     def unknown(self) -> list[str]:
         """The sides whose model nobody else can load by its name."""
         return [side for side in self.sides if not _found(self.model(side))]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from helmas_core.errors import DataError
+from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.compare import reports_of
 from helmas_core.evaluation.figures import save
 from helmas_core.foreign import inside, parse_object, read_text, why
@@ -99,6 +99,7 @@ def _check(report: Record, document: Record, folder: Path) -> None:
         for side in {**ours, **theirs}
         if theirs.get(side, {}).get("fingerprint") not in (None, ours.get(side, {}).get("fingerprint"))
     ]
+    differs += [side for side in ours if theirs and side not in theirs]
     if (report.get("bridge") or {}).get("method") not in (None, document["method"]):
         differs.append("method")
     if differs:
@@ -108,8 +109,12 @@ def _check(report: Record, document: Record, folder: Path) -> None:
 
 def _names(document: Record, reports: Sequence[Record], models: Mapping[str, str]) -> Names:
     given, local = dict[str, str](), list[str]()
-    configured = named(document["config"]["pair"])
-    for side, member in described(document["pair"]).items():
+    configured, sides = named(document["config"]["pair"]), described(document["pair"])
+    more, theirs = ([side for side in found if side.startswith("teacher_")] for found in (sides, models))
+    if theirs and theirs != more:
+        what = f"{len(theirs)} further teachers are named, the bridge has {len(more)}"
+        raise ConfigError(what, where="pair.more_teachers", fix="name each of them, in the bridge's order")
+    for side, member in sides.items():
         known = {str(member.get("id")), str(configured.get(side))}
         known |= {str(report["pair"][side].get("id")) for report in reports if side in (report.get("pair") or {})}
         local += sorted(known)

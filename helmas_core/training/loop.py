@@ -153,17 +153,26 @@ class Trainer:
     @torch.no_grad()
     def held_out(self, examples: Sequence[Example], step: int) -> dict[str, float]:
         """The losses of step number `step` over examples that are not learnt from, each a mean over them; continuations
-        begin at the same places every time. Empty where there are no steps."""
-        stages, rng = [one.stage for one in plan(self.config.schedule())][step - 1 : step], random.Random("held out")
-        found: dict[str, float] = {}
+        begin at the same places every time. Empty where there are no steps, or no memory for one batch of them."""
+        stages = [one.stage for one in plan(self.config.schedule())][step - 1 : step]
         self.objective.bridge.eval()
-        for stage in stages:
-            for batch in parts(examples, self.micro_batch or self.config.batch):
-                with self.accelerator.autocast():
-                    loss, terms = self.objective(batch, stage.losses, rng)
-                for name, value in processes.sums({"loss": loss.item(), **terms}).items():
-                    found[name] = found.get(name, 0.0) + value * len(batch) / len(examples)
-        self.objective.bridge.train()
+        try:
+            return self._means(examples, stages[0]) if stages else {}
+        except Exception as error:
+            if processes.count() > 1 or not out_of_memory(error):
+                raise
+            self.note("validation: out of memory for its losses, which are left out")
+            return {}
+        finally:
+            self.objective.bridge.train()
+
+    def _means(self, examples: Sequence[Example], stage: StageConfig) -> dict[str, float]:
+        found, rng = dict[str, float](), random.Random("held out")
+        for batch in parts(examples, self.micro_batch or stage.batch or self.config.batch):
+            with self.accelerator.autocast():
+                loss, terms = self.objective(batch, stage.losses, rng)
+            for name, value in processes.sums({"loss": loss.item(), **terms}).items():
+                found[name] = found.get(name, 0.0) + value * len(batch) / len(examples)
         return found
 
     def used(self, wanted: Callable[[StageConfig], bool] = lambda _: True, own: bool = False) -> list[int]:

@@ -77,7 +77,7 @@ class Objective:
     def __init__(self, pair: Pair, bridge: Bridge, config: TrainConfig, store: Store | None = None) -> None:
         self.pair, self.bridge, self.config = pair, bridge, config
         self.teacher_states, self.student_states = both_states(pair, config, store, hidden_of(bridge, pair))
-        self.donors: Mapping[Ids, Told] = {}
+        self.donors: dict[Ids, Told] = {}
 
     def told(self, examples: Sequence[Example]) -> list[Told]:
         """What the teacher reads."""

@@ -68,6 +68,7 @@ class Session:
         objective = Objective(self.pair, bridge, self.config.train, store)
         if self.config.train.shuffled:
             objective.donors = deranged_sources(examples)
+            objective.donors |= deranged_sources(validation) if validation else {}
         mix = self._mix(examples)
         trainer = Trainer(objective, examples, train, mix, self.run.path / FOLDER, self.progress.note)
         self.trainer, self.examples = trainer, examples
@@ -262,9 +263,9 @@ class Session:
             return None
         del result["items"]  # a validation is for the curve; `helmas eval` is for reading
         accuracy = {name: arm["accuracy"] for name, arm in result["arms"].items()}
+        self._keep_best(bridge, step, accuracy)
         figures = {**accuracy, **self.trainer.held_out(examples, step)}
         self.progress.note(f"step {step}, validation: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
-        self._keep_best(bridge, step, accuracy)
         self._record({"step": step, "event": "validation", "n": result["n"], **figures, "seconds": self._seconds()})
         return result
 

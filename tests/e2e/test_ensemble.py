@@ -160,7 +160,10 @@ def test_the_first_teacher_writes_what_all_of_them_read(helmas: Run, trained: st
 
 def test_a_shared_bridge_names_no_folder_of_this_machine(trained: str, helmas: Run, place: Path) -> None:
     name = "-s", 'pair.more_teachers=["somebody/second"]'
-    assert helmas("push", trained, "./shared", "--yes", "-q").code == 0
+    said = helmas("push", trained, "./shared", "--yes")
+    assert said.code == 0 and """-s 'pair.more_teachers=["OWNER/NAME"]'""" in said.err
+    many = helmas("push", trained, "./many", "--yes", "-s", 'pair.more_teachers=["a/b", "c/d"]')
+    assert many.code == 2 and "2 further teachers are named, the bridge has 1" in many.err
     card = (place / "shared/README.md").read_text(encoding="utf-8")
     assert """-s 'pair.more_teachers=["DIR"]'""" in card and "teacher 2" in card and "./second" not in card
     assert helmas("push", trained, "./named", "--yes", "-q", *name).code == 0

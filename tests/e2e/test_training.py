@@ -131,6 +131,18 @@ def test_losses_of_what_is_held_out_are_those_of_the_stage_and_always_alike(uneq
     assert trainer.held_out(examples, 1) != first
 
 
+def test_without_memory_for_the_losses_of_a_validation_its_scores_stay(
+    unequal: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Trainer, "_means", full)
+    run, document = _train(_config(), unequal, tmp_path / "run")
+    assert document["eval"]["arms"].keys() == {"student", "text", "bridge", "deranged"}
+    assert "loss" not in _trained_metrics(run)[-1] and (run.checkpoints / "best.safetensors").exists()
+
+
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     model = tiny_model("llama")
     stages = [{"name": "warm", "steps": 40, "losses": {"cache_mse": 1.0}, "learning_rate": 1e-2}]

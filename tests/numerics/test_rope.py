@@ -63,6 +63,15 @@ def test_rotating_again_gives_the_cache_back(family: str) -> None:
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
+def test_layers_may_have_unlike_numbers_of_heads() -> None:
+    model = tiny_model("llama")
+    rope, cache = find_rope(model, IDS)[0], capture(model, IDS, torch.ones_like(IDS))
+    fewer = replace(cache, keys=(cache.keys[0][:, :1], *cache.keys[1:]))
+    plain, whole = rope.unrotate(fewer).keys, rope.unrotate(cache).keys
+    torch.testing.assert_close(plain[0], whole[0][:, :1], rtol=0, atol=0)
+    torch.testing.assert_close(plain[1], whole[1], rtol=0, atol=0)
+
+
 def test_a_wrong_theta_cancels_in_a_round_trip_but_not_here() -> None:
     model = tiny_model("llama")
     wrong = Rope(tiny_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 777.0}))

@@ -15,6 +15,8 @@ from helmas_core.data.parse import same_answer
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import get_task, load_items
 from helmas_core.errors import DataError
+from helmas_core.evaluation.items import item_records
+from helmas_core.handoff.examples import Example
 
 pytestmark = pytest.mark.unit
 SPLITS = ("train", "validation", "test")
@@ -94,6 +96,13 @@ def test_splits_are_disjoint_whole_and_the_same_each_time(folder: Path) -> None:
         assert part == {(item.private, item.cue) for item in items(folder, split)}
     assert all(600 <= len(item.private) <= 1200 for item in items(folder))
     assert max(len(item.private) for item in load_items(get_task(f"cloze:{folder}"), "all", piece=500)) <= 500
+
+
+def test_a_record_says_what_the_answer_is_begun_with(folder: Path) -> None:
+    task = get_task(f"cloze:{folder}")
+    item = load_items(task, "test", 1)[0]
+    (record,) = item_records([Example(item, task, (1,), (1,), (1,), (1,), (), ())], {})
+    assert record["cue"] == item.cue
 
 
 def test_the_student_is_not_told_the_passage(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helmas_core.evaluation.figures import curve_figure
 from helmas_core.report.document import Evidence, build, categories, diagnostic_pictures
 from helmas_core.report.html import html
 from helmas_core.report.inspection import inspection
@@ -204,3 +205,9 @@ def test_diagnostics_that_are_missing_leave_their_figures_out() -> None:
 
     assert {"gates-relay", "blend-k-relay", "mass-relay", "heads-relay"} <= set(names())
     assert not {"gates-relay", "blend-k-relay"} & set(names(gate=None, blend=None))
+
+
+def test_a_curve_shows_every_loss() -> None:
+    names = [f"loss {index}" for index in range(10)]
+    rows = [{"step": step, "event": "train", **dict.fromkeys(names, 1.0 / step)} for step in (1, 2)]
+    assert [str(line.get_label()) for line in curve_figure({"": rows}).axes[0].get_lines()] == names

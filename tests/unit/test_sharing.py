@@ -76,6 +76,14 @@ def test_nothing_private_goes_out(run: Path, unequal: Pair) -> None:
     assert b"Who is Kara" in with_items and b"/home" not in with_items
 
 
+def test_a_report_on_fewer_teachers_is_on_another_bridge(run: Path) -> None:
+    written = json.loads((run / "report.json").read_text())
+    written["pair"] = {side: member for side, member in written["pair"].items() if side != "teacher"}
+    (run / "report.json").write_text(json.dumps(written))
+    with pytest.raises(DataError, match="teacher differs"):
+        pack(run / "bridge.safetensors", "o/n")
+
+
 def test_what_the_bridge_learnt_stays_known(run: Path, tmp_path: Path) -> None:
     Folder(tmp_path / "shared").send(pack(run / "bridge.safetensors", "./shared").files)
     document = read_metadata(tmp_path / "shared" / "bridge.safetensors")
