@@ -1,7 +1,8 @@
 """The results page: `python results/make.py` reads the evaluations `results/*/*.json` and writes table and figure.
 
 Each folder holds what one bridge's evaluations printed (`helmas eval … --json > FOLDER/ROW.json`); what a row is asked
-to reach stands in ROWS. `facts@TOKENS.json` and `repeated.json` make its curves. Text between the marks in README.md is
+to reach stands in ROWS. `facts@TOKENS.json` and `repeated.json` make its curves,
+`comparisons/NAME.json` what `helmas compare … --json` printed. Text between the marks in README.md is
 replaced, the rest is written by hand.
 """
 
@@ -20,7 +21,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 PAGE, BEGIN, END = HERE / "README.md", "<!-- table:begin -->", "<!-- table:end -->"
-REPEATED = "repeated"
+REPEATED, COMPARISONS = "repeated", HERE / "comparisons"
 ARMS = {"student": "#b9bec6", "teacher": "#6b7280", "text": "#8a8f98", "bridge": "#2a78d6", "deranged": "#c94f4f"}
 
 
@@ -49,7 +50,7 @@ ROWS = {
     "gsm8k-generated": Row("GSM8K, reasoning that the teacher wrote", of_text=0.95),
     "facts": Row("private facts", of_text=0.90, spare=0.02),
     "passages": Row("questions on history passages (MMLU)", of_text=0.85),
-    "cloze": Row("next word of a passage", of_text=0.85),
+    "cloze": Row("a sentence of a passage said on", of_text=0.85),
     "arc": Row("ARC-Challenge, nothing but the prompt", of_gap=0.90, spare=0.03),
     "mmlu": Row("MMLU, nothing but the prompt", of_gap=0.70, spare=0.03),
     "digits": Row("numbers of 1 to 8 digits", of_text=0.90),
@@ -181,6 +182,26 @@ def course_table(axis: str, arms: dict[str, list[Point]]) -> list[str]:
     return [f"| {axis} | {' | '.join(map(str, places))} |", "|---" * (1 + len(places)) + "|", *rows, ""]
 
 
+def comparison(document: dict[str, Any]) -> list[str]:
+    """One line for every variant, and those of the arms that no bridge has a part in."""
+    reports = document["reports"]
+    heads = [f"{r['dataset']}, n = {r['n']}: {arm}" for r in reports for arm in ("bridge", "deranged")]
+    lines = [f"| variant | parameters | steps | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
+    for arm in (arm for arm in ARMS if arm in reports[0]["arms"]):
+        cells = [f"{accuracy(r['arms'][arm])} | " for r in reports]
+        lines.append(f"| no bridge: {arm} | | | {' | '.join(cells)} |")
+    for variant in document["variants"]:
+        arms = [r["variants"][variant["name"]]["arms"] for r in reports]
+        cells = [f"{accuracy(a['bridge'])} | {number(a['deranged']['accuracy'])}" for a in arms]
+        size = f"{variant.get('parameters', 0) / 1e6:.1f} M"
+        lines.append(f"| {variant['name']} | {size} | {variant['steps']} | {' | '.join(cells)} |")
+    return lines
+
+
+def accuracy(arm: dict[str, Any]) -> str:
+    return f"{number(arm['accuracy'])} [{', '.join(map(number, arm['ci']))}]"
+
+
 def write(parts: Sequence[str]) -> None:
     text = PAGE.read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]
@@ -189,7 +210,10 @@ def write(parts: Sequence[str]) -> None:
 
 def main() -> None:
     parts: list[str] = []
-    for folder in sorted(path for path in HERE.iterdir() if path.is_dir() and any(path.glob("*.json"))):
+    for path in sorted(COMPARISONS.glob("*.json")):
+        parts += [f"### comparison {path.stem}", "", *comparison(json.loads(path.read_text())), ""]
+    folders = [path for path in HERE.iterdir() if path.is_dir() and any(path.glob("*.json"))]
+    for folder in sorted(path for path in folders if path != COMPARISONS):
         documents = read(folder)
         figure(documents, folder / "accuracy.png")
         parts += [
