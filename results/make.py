@@ -49,6 +49,7 @@ ROWS = {
     "gsm8k-cut": Row("GSM8K, gold reasoning without its last step", of_text=0.95),
     "gsm8k-generated": Row("GSM8K, reasoning that the teacher wrote", of_text=0.95),
     "facts": Row("private facts", of_text=0.90, spare=0.02),
+    "relay": Row("relay stories", of_text=0.80),
     "passages": Row("questions on history passages (MMLU)", of_text=0.85),
     "cloze": Row("a sentence of a passage said on", of_text=0.85),
     "arc": Row("ARC-Challenge, nothing but the prompt", of_gap=0.90, spare=0.03),
