@@ -189,7 +189,7 @@ def comparison(document: dict[str, Any]) -> list[str]:
     heads = [f"{r['dataset']}, n = {r['n']}: {arm}" for r in reports for arm in ("bridge", "deranged")]
     lines = [f"| variant | parameters | steps | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
     for arm in (arm for arm in ARMS if arm in reports[0]["arms"]):
-        cells = [f"{accuracy(r['arms'][arm])} | " for r in reports]
+        cells = [f"{accuracy(r['arms'][arm])} |" for r in reports]
         lines.append(f"| no bridge: {arm} | | | {' | '.join(cells)} |")
     for variant in document["variants"]:
         arms = [r["variants"][variant["name"]]["arms"] for r in reports]
