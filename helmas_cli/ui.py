@@ -67,7 +67,7 @@ class Screen:
 
     def document(self, value: Mapping[str, Any]) -> None:
         """The one JSON document of `--json`."""
-        from helmas_core.runs import to_json
+        from helmas_core.json_files import to_json
 
         # JSON has no \x9b: what `printable` would make of such a character could not be read back
         self.print(as_json(to_json(value)))

@@ -18,7 +18,9 @@ from filelock import FileLock, Timeout
 
 from helmas_core.errors import ConfigError
 from helmas_core.files import sweep, writing
-from helmas_core.runs import LOCK, OWNER, Run, now, read_json, write_json
+from helmas_core.json_files import read_json, write_json
+from helmas_core.provenance import now
+from helmas_core.runs import LOCK, OWNER, Run
 from helmas_core.secrets import hidden_arguments
 
 

@@ -9,16 +9,11 @@ What the machine writes is JSON; every file but the growing metrics is replaced 
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -26,8 +21,10 @@ from typing import Any
 from helmas_core.config import Config
 from helmas_core.documents import Document, Manifest, Row, Stored, fits, is_report
 from helmas_core.errors import CheckpointError, ConfigError
-from helmas_core.files import is_leftover, replacing, replacing_files, writing
+from helmas_core.files import is_leftover, replacing_files, writing
 from helmas_core.foreign import MIB, inside, parse_object, read_bytes, read_object, why
+from helmas_core.json_files import to_json, write_json, write_text
+from helmas_core.provenance import git_state, now, versions
 from helmas_core.secrets import hidden, hidden_arguments
 from helmas_core.validation import validate
 
@@ -38,7 +35,6 @@ _OURS = ("config.json", "profile.toml", "manifest.json", "metrics.jsonl", BRIDGE
 _OURS += ("report.json", "report.md", "report.html", "items.jsonl", "diagnostics.json", "inspect.json", "inspect.html")
 _OURS += ("baseline.json", "tracking")
 LOCK, OWNER = ".lock", "lock.json"
-_PACKAGES = ("helmas", "torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy")
 _DECIDES_TRAINING = ("pair", "bridge", "train", "data")
 
 
@@ -48,39 +44,6 @@ def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
     return found
-
-
-def to_json(value: Any, indent: int | None = 2) -> str:
-    """`value` as strict JSON: paths become strings, numbers that JSON lacks (nan, inf) become null, secrets stars."""
-    return json.dumps(hidden(_plain(value)), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | bool | int) else str(value)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` whole."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, to_json(value) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`; None if there is no file or it is not one."""
-    try:
-        return read_object(path)
-    except (OSError, ValueError):
-        return None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -223,10 +186,6 @@ def is_run(path: Path) -> bool:
     return (path / "config.json").is_file() and Run(path).manifest is not None
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def default_run_path(root: Path = ROOT, name: str = "run") -> Path:
     """`root/name`, or the first free `root/name-2`, `root/name-3`, …"""
     numbered = (root / f"{name}-{number}" for number in count(2))
@@ -340,31 +299,6 @@ def _manifest(config: Config, argv: Sequence[str]) -> dict[str, Any]:
         "versions": versions(),
         "hardware": {"machine": platform.machine(), "system": platform.platform(), "cpus": os.cpu_count()},
     }
-
-
-def versions() -> dict[str, str]:
-    """Installed versions, without importing anything."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Revision and dirty flag of the repository around `folder`; None outside one."""
-    try:
-        revision = _git(folder, "rev-parse", "HEAD")
-        return {"revision": revision, "dirty": bool(_git(folder, "status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
 
 
 def list_runs(root: Path = ROOT) -> list[Run]:

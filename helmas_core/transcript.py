@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from helmas_core.config import Config, Positive, Section
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.foreign import read_object, why
-from helmas_core.runs import write_text
+from helmas_core.json_files import write_text
 from helmas_core.validation import validate
 
 SCHEMA = 1

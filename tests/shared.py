@@ -9,8 +9,8 @@ from typing import Any
 from helmas_core.bridges.artefact import describe, save_bridge
 from helmas_core.bridges.registry import build_bridge
 from helmas_core.config import Config
+from helmas_core.json_files import write_json
 from helmas_core.models.pair import Pair
-from helmas_core.runs import write_json
 from tests.cli.fakes import report
 
 HOME = "/home/ada/secret-lab"

@@ -29,7 +29,7 @@ def baseline(common: Common, split: Split = None, batch: Batch = None, processes
     reports = _measure(config, screen)
     show_reports(screen, reports)
     if common.out and first():
-        from helmas_core.runs import write_json
+        from helmas_core.json_files import write_json
 
         path = common.out.expanduser() / "baseline.json"
         write_json(path, document_of(reports))

@@ -95,6 +95,6 @@ def _finish(document: dict[str, Any], common: Common, screen: Screen) -> None:
     if screen.json:
         screen.document(document)
     if common.out:
-        from helmas_core.runs import write_json
+        from helmas_core.json_files import write_json
 
         write_json(common.out.expanduser() / "chat.json", document)

@@ -28,7 +28,7 @@ def doctor(common: Common) -> int:
     else:
         _show(screen, document)
     if common.out:
-        from helmas_core.runs import write_json
+        from helmas_core.json_files import write_json
 
         write_json(common.out.expanduser() / "doctor.json", document)
     return 0 if document["ok"] else 1

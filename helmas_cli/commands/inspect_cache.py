@@ -163,8 +163,9 @@ def _write(
     """inspect.json, inspect.html and figures/ in the run folder, and the files asked for by name."""
     if not (out or png or html):
         return
+    from helmas_core.json_files import write_json
     from helmas_core.report.inspection import write_figures, write_page
-    from helmas_core.runs import check_links, write_json
+    from helmas_core.runs import check_links
 
     made: list[Path] = []
     if out:

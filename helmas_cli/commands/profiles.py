@@ -73,7 +73,7 @@ def show_profile(common: Common, name: Name = None) -> int:
     else:
         screen.print(to_toml(config), end="")
     if common.out:
-        from helmas_core.runs import write_text
+        from helmas_core.json_files import write_text
 
         write_text(common.out.expanduser() / "profile.toml", to_toml(config))
     return 0

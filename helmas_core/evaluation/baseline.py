@@ -11,7 +11,7 @@ from helmas_core.data.prompts import baseline_prompt
 from helmas_core.data.tasks import load_items, scored_task
 from helmas_core.evaluation.arms import batches, stopped
 from helmas_core.evaluation.evaluate import answering, of_all, warm_up
-from helmas_core.evaluation.findings import document_of
+from helmas_core.evaluation.findings import Answered, document_of
 from helmas_core.evaluation.tally import Tally
 from helmas_core.handoff.examples import Example, make_example
 from helmas_core.models.hardware import clock
@@ -45,7 +45,7 @@ def baseline(config: Config, pair: Pair, progress: Progress) -> dict[str, Any]:
             progress.update(2 * index + place + 1, arm=arm)
     progress.finish()
     tallies = of_all(tallies, Tally.joined)
-    return document_of("baseline", config, pair, None, config.eval.split, examples, tallies)
+    return document_of("baseline", Answered(config, pair, None, config.eval.split, examples, tallies))
 
 
 def _alone(config: Config, pair: Pair, member: Member, examples: Sequence[Example]) -> Generation:

@@ -14,7 +14,7 @@ from helmas_core.data.tasks import scored_task
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.arms import Arms, Batch, batches
 from helmas_core.evaluation.costs import Costs, Gauge
-from helmas_core.evaluation.findings import report_of
+from helmas_core.evaluation.findings import Answered, report_of
 from helmas_core.evaluation.tally import Tally
 from helmas_core.handoff.examples import Example
 from helmas_core.handoff.prepare import prepare
@@ -82,7 +82,7 @@ def evaluate_examples(
     progress.finish()
     tallies, costs = of_all(tallies, Tally.joined), of_all(costs, Costs.joined)
     spent = {arm: cost.summary(timed=not config.eval.reuse) for arm, cost in costs.items()}
-    return report_of(config, pair, bridge, split, examples, tallies, costs=spent)
+    return report_of(Answered(config, pair, bridge, split, examples, tallies), costs=spent)
 
 
 def own_rounds(groups: Sequence[Batch]) -> list[Batch | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,68 +18,67 @@ from helmas_core.handoff.examples import Example
 from helmas_core.handoff.prepare import summary_of_alignment
 from helmas_core.handoff.reasoning import summary_of_thoughts
 from helmas_core.models.pair import Pair
-from helmas_core.runs import git_state, versions
+from helmas_core.provenance import git_state, versions
 
 
-def report_of(
-    config: Config,
-    pair: Pair,
-    bridge: Bridge | None,
-    split: str,
-    examples: Sequence[Example],
-    tallies: dict[str, Tally],
-    **more: Any,
-) -> dict[str, Any]:
-    """The document of arms that have answered, with `more` in it, and every item's answers under "items"."""
-    document = {**document_of("eval", config, pair, bridge, split, examples, tallies), **more}
-    return {**_judged(document, config, pair, examples, tallies), "items": item_records(examples, tallies)}
+@dataclass(frozen=True)
+class Answered:
+    """What was asked of whom, and what each arm answered."""
+
+    config: Config
+    pair: Pair
+    bridge: Bridge | None
+    split: str
+    examples: Sequence[Example]
+    tallies: dict[str, Tally]
 
 
-def _judged(
-    document: dict[str, Any], config: Config, pair: Pair, examples: Sequence[Example], tallies: dict[str, Tally]
-) -> dict[str, Any]:
-    """The document with what tells whether to believe it, and what it says in plain words."""
-    both = {"own", "text"} <= tallies.keys()
+def report_of(asked: Answered, **more: Any) -> dict[str, Any]:
+    """The `eval --json` document, with `more` in it, what tells whether to believe it, and every item's answers under
+    "items"."""
+    document = {**document_of("eval", asked), **more}
+    tallies, limits = asked.tallies, asked.config.eval
     document["outcomes"] = outcomes(tallies)
-    document["exactness"] = exactness(pair, examples, tallies["own"].tokens, tallies["text"].tokens) if both else None
-    document["verdict"] = verdict(document, config.eval.minimum_n, config.eval.allow_inexact)
+    document["exactness"] = None
+    if {"own", "text"} <= tallies.keys():
+        read, handed = tallies["text"].tokens, tallies["own"].tokens
+        document["exactness"] = exactness(asked.pair, asked.examples, handed, read)
+    document["verdict"] = verdict(document, limits.minimum_n, limits.allow_inexact)
     document["warnings"] = warnings_of(document)
-    return document
+    return {**document, "items": item_records(asked.examples, tallies)}
 
 
-def document_of(
-    command: str,
-    config: Config,
-    pair: Pair,
-    bridge: Bridge | None,
-    split: str,
-    examples: Sequence[Example],
-    tallies: dict[str, Tally],
-) -> dict[str, Any]:
+def document_of(command: str, asked: Answered) -> dict[str, Any]:
+    """What was asked, how, and each arm's figures."""
     return {
         "schema": 1,
         "command": command,
-        "dataset": config.data.dataset,
-        "split": split,
-        "n": len(examples),
-        "pair": pair.describe(),
-        "bridge": None if bridge is None else _bridge(bridge),
-        "arms": {name: tally.summary(timed=not config.eval.reuse) for name, tally in tallies.items()},
-        "contrasts": contrasts(tallies, config.train.seed),
-        "agreement": agreement(tallies),
-        "reasoning": summary_of_thoughts(examples),
-        **({} if pair.one_tokenizer else {"alignment": summary_of_alignment(examples)}),
-        "manifest": {
-            "seed": config.train.seed,
-            "scaffold": config.data.scaffold,
-            "batch": config.eval.batch,
-            "handoff": config.data.handoff,
-            "reasoning": config.data.reasoning if config.data.handoff == "reasoning" else None,
-            "cut_last_step": config.data.cut_last_step if config.data.handoff == "reasoning" else None,
-            "versions": versions(),
-            "git": git_state(Path.cwd()),
-            "reuse": config.eval.reuse,
-        },
+        "dataset": asked.config.data.dataset,
+        "split": asked.split,
+        "n": len(asked.examples),
+        "pair": asked.pair.describe(),
+        "bridge": None if asked.bridge is None else _bridge(asked.bridge),
+        "arms": {name: tally.summary(timed=not asked.config.eval.reuse) for name, tally in asked.tallies.items()},
+        "contrasts": contrasts(asked.tallies, asked.config.train.seed),
+        "agreement": agreement(asked.tallies),
+        "reasoning": summary_of_thoughts(asked.examples),
+        **({} if asked.pair.one_tokenizer else {"alignment": summary_of_alignment(asked.examples)}),
+        "manifest": _manifest(asked.config),
+    }
+
+
+def _manifest(config: Config) -> dict[str, Any]:
+    data, reasons = config.data, config.data.handoff == "reasoning"
+    return {
+        "seed": config.train.seed,
+        "scaffold": data.scaffold,
+        "batch": config.eval.batch,
+        "handoff": data.handoff,
+        "reasoning": data.reasoning if reasons else None,
+        "cut_last_step": data.cut_last_step if reasons else None,
+        "versions": versions(),
+        "git": git_state(Path.cwd()),
+        "reuse": config.eval.reuse,
     }
 
 

@@ -20,7 +20,7 @@ from helmas_core.data import parse
 from helmas_core.data.item import Item
 from helmas_core.data.task import Task
 from helmas_core.errors import ConfigError, DataError
-from helmas_core.evaluation.findings import report_of
+from helmas_core.evaluation.findings import Answered, report_of
 from helmas_core.evaluation.harness import HarnessModel
 from helmas_core.evaluation.tally import Tally
 from helmas_core.handoff.examples import Example
@@ -144,7 +144,7 @@ def evaluate_task(
     harness = {"lm_eval": version("lm_eval"), "metrics": metrics, "results": _figures(runs)}
     harness["fewshot"] = {name: task.get_config("num_fewshot") for name, task in chosen.tasks.items()}
     told = config.model_copy(update={"data": config.data.model_copy(update=_handed_over(config, chosen.name))})
-    return report_of(told, pair, bridge, chosen.split, examples, tallies, harness=harness)
+    return report_of(Answered(told, pair, bridge, chosen.split, examples, tallies), harness=harness)
 
 
 def _handed_over(config: Config, name: str) -> dict[str, str]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from helmas_core.evaluation.figures import comparison_figure, file_stem, save
 from helmas_core.files import replacing_files
+from helmas_core.json_files import write_json, write_text
 from helmas_core.report.document import Picture
 from helmas_core.report.html import render
 from helmas_core.report.markdown import escape, table
 from helmas_core.report.tables import Table, chance, number, spread
-from helmas_core.runs import check_links, write_json, write_text
+from helmas_core.runs import check_links
 from helmas_core.secrets import hidden
 
 Document = Mapping[str, Any]

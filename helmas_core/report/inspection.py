@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from helmas_core.evaluation import figures as draw
+from helmas_core.json_files import write_text
 from helmas_core.report import tables
 from helmas_core.report.document import Picture, diagnostic_pictures
 from helmas_core.report.html import render
-from helmas_core.runs import write_text
 
 Found = Mapping[str, Any]
 _SIDES = {"teacher": "The teacher's cache", "own": "The student's own cache", "bridged": "The bridged cache"}

@@ -10,10 +10,11 @@ from typing import Any
 
 from helmas_core.evaluation.figures import save
 from helmas_core.files import replacing_files
+from helmas_core.json_files import write_json, write_text
 from helmas_core.report.document import Document, Evidence, build
 from helmas_core.report.html import html
 from helmas_core.report.markdown import markdown
-from helmas_core.runs import Run, check_links, read_metrics, write_json, write_text
+from helmas_core.runs import Run, check_links, read_metrics
 from helmas_core.secrets import hidden
 
 Files = list[Path]

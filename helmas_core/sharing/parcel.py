@@ -13,8 +13,9 @@ from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.compare import reports_of
 from helmas_core.evaluation.figures import save
 from helmas_core.foreign import inside, parse_object, read_text, why
+from helmas_core.json_files import read_json, to_json
 from helmas_core.report.document import Document, Evidence, build
-from helmas_core.runs import BRIDGE, LOG, Run, read_json, read_metrics, to_json
+from helmas_core.runs import BRIDGE, LOG, Run, read_metrics
 from helmas_core.sharing.card import Subject, card, theirs_in
 from helmas_core.sharing.folder import CARD, ITEMS, Files
 from helmas_core.sharing.public import Names, names_in, public_config, public_reports

@@ -17,8 +17,8 @@ from helmas_cli.app import app, main
 from helmas_cli.examples import EXAMPLES, OVERVIEW
 from helmas_core.config import ARMS, CONTROLS
 from helmas_core.data.tasks import REGISTRY
+from helmas_core.json_files import write_json
 from helmas_core.layering import profile_names
-from helmas_core.runs import write_json
 from tests.cli.fakes import Cli, report
 
 pytestmark = pytest.mark.unit

@@ -16,9 +16,10 @@ from prompt_toolkit.document import Document
 from helmas_cli.repl import Repl
 from helmas_cli.terminal import Completions
 from helmas_cli.ui import BarMeter, LineMeter, Screen
+from helmas_core.json_files import write_json
 from helmas_core.layering import load_config
 from helmas_core.plain import harmless
-from helmas_core.runs import create_run, write_json
+from helmas_core.runs import create_run
 from tests.cli.fakes import Cli, Core, Echo, report
 from tests.cli.test_ui import Terminal
 

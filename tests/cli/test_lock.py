@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from helmas_core.errors import ConfigError, WriteError
+from helmas_core.json_files import write_json
 from helmas_core.layering import load_config
 from helmas_core.lock import locked
-from helmas_core.runs import Run, check_run_path, create_run, write_json
+from helmas_core.runs import Run, check_run_path, create_run
 from tests.cli.fakes import Cli, Core
 from tests.faults import failing, full_from
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from helmas_core.errors import ConfigError
+from helmas_core.json_files import to_json, write_json
 from helmas_core.layering import load_config
-from helmas_core.runs import Run, check_run_path, create_run, default_run_path, git_state, to_json, write_json
+from helmas_core.provenance import git_state
+from helmas_core.runs import Run, check_run_path, create_run, default_run_path
 from tests.cli.fakes import Cli, Core, report
 
 pytestmark = pytest.mark.unit

@@ -19,8 +19,9 @@ from syrupy.assertion import SnapshotAssertion
 
 from docs.commands import command_names
 from helmas_cli.app import main
+from helmas_core.json_files import write_json, write_text
 from helmas_core.layering import load_config
-from helmas_core.runs import create_run, write_json, write_text
+from helmas_core.runs import create_run
 from tests.cli.fakes import Cli, Core, Result, report
 
 pytestmark = pytest.mark.unit

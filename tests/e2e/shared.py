@@ -24,10 +24,11 @@ from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.handoff import reasoning
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.states import States
+from helmas_core.json_files import write_json
 from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
-from helmas_core.runs import Run, create_run, write_json
+from helmas_core.runs import Run, create_run
 from helmas_core.training.loop import Step, Trainer
 from helmas_core.training.session import train_bridge
 from helmas_core.validation import validate

@@ -25,7 +25,7 @@ from helmas_core.training.losses import effective_rank
 from helmas_core.training.objective import Objective
 from helmas_core.training.parts import half, parts
 from helmas_core.training.session import train_bridge
-from tests.e2e.test_training import Interrupted, StopAfter, _config, _train, _trained_metrics
+from tests.e2e.sessions import Interrupted, StopAfter, config_of, train, trained_metrics
 from tests.faults import failing, full_from
 
 pytestmark = pytest.mark.e2e
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.e2e
 def _short(losses: dict[str, float] | None = None, steps: int = 6, **train: Any) -> Config:
     """Nothing but the steps: no states kept, nothing validated, every step logged."""
     stages = [{"name": "answers", "steps": steps, "losses": losses or {"ce": 1.0}}]
-    return _config(**{"stages": stages, "eval_samples": 0, "log_every": 1, "state_gib": 0.0, **train})
+    return config_of(**{"stages": stages, "eval_samples": 0, "log_every": 1, "state_gib": 0.0, **train})
 
 
 class Noted(Interrupted):
@@ -69,13 +69,13 @@ def test_a_step_whose_loss_is_not_finite_is_left_out_and_its_items_are_named(
     unequal: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     seen = spoil(monkeypatch, lambda call, _: _nan(value) if call in (2, 3, 5) else None)
-    run, document = _train(_short(max_skipped=2), unequal, tmp_path / "run", progress := Noted())
+    run, document = train(_short(max_skipped=2), unequal, tmp_path / "run", progress := Noted())
     assert (document["steps"], document["skipped"]) == (6, 3)
     warnings = [note for note in progress.notes if note.startswith("warning")]
     assert [note.split(":")[1] for note in warnings] == [" step 2", " step 3", " step 5"]
     assert all(f"{e.task.name} {e.item.id}" in warnings[0] for e in seen[1])
     assert all(torch.isfinite(tensor).all() for tensor in read_tensors(run.bridge)[0].values())
-    rows = [row for row in _trained_metrics(run) if row["event"] == "train"]
+    rows = [row for row in trained_metrics(run) if row["event"] == "train"]
     assert [row.get("skipped") for row in rows] == [None, 1, 2, 2, 3, 3]
     assert ["loss" in row for row in rows] == [True, False, False, True, False, True]
 
@@ -114,9 +114,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
         loss, terms = real(self, *rest)
         return Zero.apply(loss), terms
 
-    start, _ = _train(_short(steps=1, learning_rate=1e-20), unequal, tmp_path / "start")
+    start, _ = train(_short(steps=1, learning_rate=1e-20), unequal, tmp_path / "start")
     monkeypatch.setattr(Objective, "__call__", call)
-    run, document = _train(_short(steps=2), unequal, tmp_path / "run", progress := Noted())
+    run, document = train(_short(steps=2), unequal, tmp_path / "run", progress := Noted())
     assert document["skipped"] == 2 and "the gradient is not finite" in progress.notes[-1]
     ours, theirs = (read_tensors(one.bridge)[0] for one in (run, start))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-12) for name in theirs)
@@ -127,7 +127,7 @@ def test_too_many_in_a_row_end_the_run_with_the_batch_at_fault(
 ) -> None:
     seen = spoil(monkeypatch, lambda call, _: None if call < 4 else _nan())
     with pytest.raises(TrainingError, match=r"step 6: .* 3 steps in a row — lower the learning rate") as caught:
-        _train(_short(max_skipped=2, steps=9), unequal, tmp_path / "run")
+        train(_short(max_skipped=2, steps=9), unequal, tmp_path / "run")
     assert all(f"{e.task.name} {e.item.id}" in str(caught.value) for e in seen[-1])
 
 
@@ -136,9 +136,9 @@ def test_skips_in_a_row_are_counted_over_an_interruption(
 ) -> None:
     spoil(monkeypatch, lambda *_: _nan())
     config = _short(max_skipped=3, steps=9)
-    _train(config, unequal, tmp_path / "run", StopAfter(2))
+    train(config, unequal, tmp_path / "run", StopAfter(2))
     with pytest.raises(TrainingError, match=r"step 4: .* 4 steps in a row"):
-        _train(config, unequal, tmp_path / "run", resume=True)
+        train(config, unequal, tmp_path / "run", resume=True)
 
 
 ERRORS = {
@@ -158,10 +158,10 @@ def test_out_of_memory_goes_on_in_parts_as_a_run_that_started_so(
         return None
 
     config = _short(batch=6, continuation=0.5)
-    started, _ = _train(_short(batch=6, continuation=0.5, micro_batch=2), unequal, tmp_path / "started")
-    by_hand, _ = _train(_short(batch=2, accumulate=3, continuation=0.5), unequal, tmp_path / "by hand")
+    started, _ = train(_short(batch=6, continuation=0.5, micro_batch=2), unequal, tmp_path / "started")
+    by_hand, _ = train(_short(batch=2, accumulate=3, continuation=0.5), unequal, tmp_path / "by hand")
     seen = spoil(monkeypatch, small)
-    run, _ = _train(config, unequal, tmp_path / "run", progress := Noted())
+    run, _ = train(config, unequal, tmp_path / "run", progress := Noted())
     assert {len(batch) for batch in seen[2:]} == {2}
     notes = [note for note in progress.notes if "out of memory" in note]
     assert [note.partition(" (")[0] for note in notes] == [
@@ -172,7 +172,7 @@ def test_out_of_memory_goes_on_in_parts_as_a_run_that_started_so(
     ours, same, near = (read_tensors(one.bridge)[0] for one in (run, started, by_hand))
     assert all(torch.equal(ours[name], same[name]) for name in same)
     assert all(torch.allclose(ours[name], near[name], atol=1e-4) for name in near)  # fitted in groups of 2
-    assert _trained_metrics(run) == _trained_metrics(started)
+    assert trained_metrics(run) == trained_metrics(started)
 
 
 def test_parts_stay_small_over_an_interruption(unequal: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,15 +182,15 @@ def test_parts_stay_small_over_an_interruption(unequal: Pair, tmp_path: Path, mo
         return None
 
     seen = spoil(monkeypatch, once)
-    _train(_short(), unequal, tmp_path / "run", StopAfter(2))
-    _train(_short(), unequal, tmp_path / "run", resume=True)
+    train(_short(), unequal, tmp_path / "run", StopAfter(2))
+    train(_short(), unequal, tmp_path / "run", resume=True)
     assert [len(batch) for batch in seen] == [4] + [2] * 12
 
 
 def test_the_gradient_in_parts_is_that_of_the_whole_batch(unequal: Pair, tmp_path: Path) -> None:
     """To rounding, whatever the sizes of the parts: 5 items in twos are 2, 2 and 1."""
     runs = [
-        _train(_short({"ce": 1.0, "kl": 0.5}, 1, batch=5, micro_batch=most), unequal, tmp_path / str(most))[0]
+        train(_short({"ce": 1.0, "kl": 0.5}, 1, batch=5, micro_batch=most), unequal, tmp_path / str(most))[0]
         for most in (None, 2)
     ]
     whole, split = (read_tensors(one.checkpoints / "step-0000001/optimiser.safetensors")[0] for one in runs)
@@ -207,7 +207,7 @@ def test_losses_that_do_not_add_up_are_named(unequal: Pair, tmp_path: Path, monk
         return None
 
     spoil(monkeypatch, once)
-    _train(_short({"cache_mse": 1.0, "ce": 1.0}, 1), unequal, tmp_path / "run", progress := Noted())
+    train(_short({"cache_mse": 1.0, "ce": 1.0}, 1), unequal, tmp_path / "run", progress := Noted())
     assert any("cache_mse: each part counts by its items" in note for note in progress.notes)
 
 
@@ -217,7 +217,7 @@ def test_one_item_that_does_not_fit_is_the_end(unequal: Pair, tmp_path: Path, mo
 
     spoil(monkeypatch, never)
     with pytest.raises(TrainingError, match=r"one item at a time, of which \w+ .* is the longest"):
-        _train(_short(), unequal, tmp_path / "run")
+        train(_short(), unequal, tmp_path / "run")
 
 
 def test_a_validation_out_of_memory_takes_smaller_batches(
@@ -234,7 +234,7 @@ def test_a_validation_out_of_memory_takes_smaller_batches(
         return real(config, *rest)
 
     monkeypatch.setattr(validation, "evaluate_examples", small)
-    _, document = _train(_short(steps=1, eval_samples=2), unequal, tmp_path / "run", Noted())
+    _, document = train(_short(steps=1, eval_samples=2), unequal, tmp_path / "run", Noted())
     assert sizes == [8, 4, 2] and document["eval"]["arms"]["bridge"]["n"] == 4
 
 
@@ -266,7 +266,7 @@ def test_a_training_goes_on_where_the_disk_filled_up(unequal: Pair, tmp_path: Pa
         assert all(not checkpoint.flaw(path) for path in checkpoint.steps(run.checkpoints))
         train_bridge(config, unequal, run, Silent(), resume=True)
         assert run.bridge.read_bytes() == whole.bridge.read_bytes()
-        assert _trained_metrics(run) == _trained_metrics(whole)
+        assert trained_metrics(run) == trained_metrics(whole)
 
 
 def test_data_that_have_vanished_leave_the_run_as_it_was(unequal: Pair, tmp_path: Path) -> None:
@@ -274,14 +274,14 @@ def test_data_that_have_vanished_leave_the_run_as_it_was(unequal: Pair, tmp_path
     (source := tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = _short()
     config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": f"jsonl:{source}"})})
-    run, _ = _train(config, unequal, tmp_path / "run", StopAfter(3))
+    run, _ = train(config, unequal, tmp_path / "run", StopAfter(3))
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     source.rename(away := tmp_path / "away.jsonl")
     with pytest.raises(HelmasError, match=r"own\.jsonl"):
         train_bridge(config, unequal, run, Silent(), resume=True)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
     away.rename(source)
-    assert _train(config, unequal, tmp_path / "run", resume=True)[1]["steps"] == 6
+    assert train(config, unequal, tmp_path / "run", resume=True)[1]["steps"] == 6
 
 
 def test_a_step_that_fails_otherwise_is_not_taken_for_memory(
@@ -292,5 +292,5 @@ def test_a_step_that_fails_otherwise_is_not_taken_for_memory(
 
     seen = spoil(monkeypatch, broken)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        _train(_short(), unequal, tmp_path / "run")
+        train(_short(), unequal, tmp_path / "run")
     assert len(seen) == 1 and Run(tmp_path / "run").bridge.exists() is False

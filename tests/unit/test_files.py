@@ -22,10 +22,11 @@ from helmas_core.bridges.artefact import write_tensors
 from helmas_core.errors import HelmasError, WriteError
 from helmas_core.evaluation.figures import save
 from helmas_core.files import remove_folder, replacing, replacing_files, swapping_folder, sweep
+from helmas_core.json_files import write_text
 from helmas_core.layering import load_config
 from helmas_core.report.document import Document, Picture, Section
 from helmas_core.report.write import write_report
-from helmas_core.runs import Run, create_run, write_text
+from helmas_core.runs import Run, create_run
 from tests.evidence import SAMPLE, evidence
 from tests.faults import failing, full_from, until_it_holds
 

@@ -19,7 +19,7 @@ from helmas_core.models.hardware import resolve_hardware
 from helmas_core.models.loading import find_problems, load_pair
 from helmas_core.models.sources import read_config, read_tokenizer
 from helmas_core.models.tokens import ChatTemplate
-from tests.fuzz.corpus import make_gguf
+from tests.fuzz.models import make_gguf
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.unit

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from helmas_core.json_files import to_json
 from helmas_core.layering import load_config
 from helmas_core.report.document import Evidence
 from helmas_core.report.write import write_report
-from helmas_core.runs import Run, check_same_config, create_run, to_json
+from helmas_core.runs import Run, check_same_config, create_run
 from helmas_core.secrets import STARS, hidden, hidden_arguments, is_telling
 from helmas_core.training.tracking import hyperparameters
 from tests.evidence import SAMPLE, items
