@@ -1,5 +1,5 @@
-"""What the student reads after the hand-off while training: the question's cue and answer, or the source's own
-continuation; of a text always the latter."""
+"""What the student reads after the hand-off while training: the question's cue and answer, the source's own
+continuation, or a stretch of the source to be said again; of a text always one of the last two."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from helmas_core.config import TrainConfig
 from helmas_core.handoff.examples import Example
 from helmas_core.models.tokens import pad_left
 from helmas_core.training.losses import IGNORE
+
+LEAD = 8  # tokens of a stretch to be said again that only tell which one it is
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Following:
 def choose(
     examples: Sequence[Example], config: TrainConfig, rng: random.Random, pad: int, device: torch.device
 ) -> Following:
-    """Per example: a continuation with probability `config.continuation`, else the answer if there is one."""
+    """Per example: a recitation or a continuation with the probability of each, else the answer if there is one."""
     rows = [_row(example, config, rng) for example in examples]
     ids, mask = pad_left([r[0] for r in rows], pad, device)
     labels, _ = pad_left([r[1] for r in rows], IGNORE, device)
@@ -60,6 +62,8 @@ def choose(
 def _row(example: Example, config: TrainConfig, rng: random.Random) -> tuple[list[int], list[int], int]:
     """(ids, labels, visible source tokens); a label is the token after, where it is to be scored."""
     source, cuts = example.source, example.cuts
+    if config.recitation and len(source) > LEAD and rng.random() < config.recitation:
+        return _said_again(source, rng.randrange(len(source) - LEAD), config.continuation_tokens)
     if not example.target or (cuts and rng.random() < config.continuation):
         cut = rng.choice(cuts)
         ids = list(source[cut : cut + config.continuation_tokens])
@@ -67,3 +71,10 @@ def _row(example: Example, config: TrainConfig, rng: random.Random) -> tuple[lis
     ids = [*example.query, *example.target]
     scored = len(example.query) - 1
     return ids[:-1], [IGNORE] * scored + list(example.target), len(source)
+
+
+def _said_again(source: Sequence[int], start: int, length: int) -> tuple[list[int], list[int], int]:
+    """`length` tokens after `LEAD` from `start`, with all of the source handed over: each of them counts, where an
+    answer would be a few of them."""
+    ids = list(source[start : start + LEAD + length])
+    return ids[:-1], [IGNORE] * (LEAD - 1) + ids[LEAD:], len(source)

@@ -31,6 +31,7 @@ from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
 from helmas_core.training.following import choose
+from helmas_core.training.losses import IGNORE
 from helmas_core.training.objective import Objective
 from helmas_core.validation import validate
 from tests.tiny import chorus_pair, tiny_model, tiny_pair, unequal_pair
@@ -194,6 +195,22 @@ def test_a_continuation_is_learnt_from_what_came_before_it(pair: Pair, bridge: B
         told = replace(example, source=source[:50] + later)
         terms.append(Objective(pair, bridge, train)([told], {"ce": 1.0}, random.Random(seed))[1]["ce"])
     assert terms[0] == pytest.approx(terms[1], abs=1e-5)
+
+
+def test_a_recitation_says_what_was_handed_over(pair: Pair, bridge: Bridge) -> None:
+    """All of the source is visible, what is scored stands in it as written, and what it says depends on all of it."""
+    train = validate(TrainConfig, {"recitation": 1.0, "continuation_tokens": 4})
+    [example] = _examples(pair, "prompt")[:1]
+    source = tuple(range(5, 65))
+    told = [replace(example, source=source[:50] + end) for end in (source[50:], tuple(t + 300 for t in source[50:]))]
+    for seed in range(20):
+        said = choose(told[:1], train, random.Random(seed), 0, pair.device)
+        ids, labels, visible = said.ids[0].tolist(), said.labels[0].tolist(), int(said.visible)
+        assert visible == len(source) and ids == [*range(ids[0], ids[0] + len(ids))]
+        assert labels[:7] == [IGNORE] * 7 and labels[7:] == [id + 1 for id in ids[7:]] and 1 <= len(labels[7:]) <= 4
+    early = next(seed for seed in range(99) if choose(told, train, random.Random(seed), 0, pair.device).ids.max() < 50)
+    losses = [Objective(pair, bridge, train)([one], {"ce": 1.0}, random.Random(early))[1]["ce"] for one in told]
+    assert losses[0] != losses[1]
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from helmas_core.data.channels.copy import copy
 from helmas_core.data.channels.digits import digits
 from helmas_core.data.channels.facts import facts
 from helmas_core.data.channels.filler import fill
+from helmas_core.data.channels.invented import invented
 from helmas_core.data.channels.languages import languages
 from helmas_core.data.channels.rare import rare
 from helmas_core.data.channels.told import Channel, Told
@@ -23,6 +24,7 @@ CHANNELS: dict[str, Channel] = {
     "copy": copy,
     "digits": digits,
     "facts": facts,
+    "invented": invented,
     "languages": languages,
     "rare": rare,
 }
