@@ -27,11 +27,11 @@ def check_arms(configs: Iterable[Config]) -> None:
 
 
 def beside(reports: Mapping[str, Report], seed: int, minimum_n: int = 1, allow_inexact: bool = False) -> dict[str, Any]:
-    """{dataset, split, n, arms, variants}: `reports` of one data set by variant, as `eval` makes them.
+    """{dataset, split, n, arms, costs, variants}: `reports` of one data set by variant, as `eval` makes them.
 
-    `arms` are those of the first report that no bridge has a part in. Each variant has its own arms, their contrasts,
-    costs, warnings and verdict; `against_first` is its bridge's paired difference to the first variant's. DataError for
-    reports on unlike items, which cannot be paired.
+    `arms` and `costs` are those of the first report that no bridge has a part in. Each variant has its own arms, their
+    contrasts, costs, warnings and verdict; `against_first` is its bridge's paired difference to the first variant's.
+    DataError for reports on unlike items, which cannot be paired.
     """
     first = next(iter(reports.values()))
     for name, report in reports.items():
@@ -40,11 +40,11 @@ def beside(reports: Mapping[str, Report], seed: int, minimum_n: int = 1, allow_i
             raise DataError("answered other items than the first", where=f"{name}, {first['dataset']}", fix=fix)
     shared = {name: first["arms"][name] for name in shared_arms(list(first["arms"]))}
     head = {key: first[key] for key in ("dataset", "split", "n", "exactness") if key in first}
+    costs = {arm: first["costs"][arm] for arm in shared if arm in (first.get("costs") or {})}
     rows = {name: _variant(report, first, seed) for name, report in reports.items()}
     for row in rows.values():
-        costs = {**{arm: first["costs"][arm] for arm in shared if arm in (first.get("costs") or {})}, **row["costs"]}
-        row["verdict"] = verdict({**head, **row, "costs": costs}, minimum_n, allow_inexact)
-    return {**head, "arms": shared, "variants": rows}
+        row["verdict"] = verdict({**head, **row, "costs": costs | row["costs"]}, minimum_n, allow_inexact)
+    return {**head, "arms": shared, "costs": costs, "variants": rows}
 
 
 def _items(report: Report) -> list[Any]:

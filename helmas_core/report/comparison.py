@@ -61,15 +61,24 @@ def changes(document: Document) -> dict[str, str]:
 
 def shared_table(report: Document) -> Table:
     """The arms in which no bridge has a part."""
-    return ["arm", "accuracy", "95 %"], [
-        [name, number(arm["accuracy"]), spread(arm)] for name, arm in report["arms"].items()
-    ]
+    rows = {name: [number(arm["accuracy"]), spread(arm)] for name, arm in report["arms"].items()}
+    return _timed(["arm", "accuracy", "95 %"], rows, report.get("costs") or {})
 
 
 def scores_table(report: Document) -> Table:
     """Each variant's bridge, its control, what came from the content, and the difference to the first variant."""
     head = ["variant", "bridge", "95 %", "deranged", "bridge - deranged", "95 %", "against the first", "p"]
-    return head, [[name, *_scores(row)] for name, row in report["variants"].items()]
+    costs = {name: row["costs"].get("bridge") for name, row in report["variants"].items()}
+    return _timed(head, {name: _scores(row) for name, row in report["variants"].items()}, costs)
+
+
+def _timed(head: list[str], rows: Mapping[str, list[str]], costs: Mapping[str, Any]) -> Table:
+    """The table with the median milliseconds of an item, from nothing to the answer, where any were measured."""
+    known = {name: ((cost or {}).get("cold") or {}).get("p50") for name, cost in costs.items()}
+    if not any(known.values()):
+        return head, [[name, *row] for name, row in rows.items()]
+    times = {name: None if seconds is None else seconds * 1e3 for name, seconds in known.items()}
+    return [*head, "ms, cold"], [[name, *row, number(times.get(name))] for name, row in rows.items()]
 
 
 def _scores(row: Document) -> list[str]:

@@ -16,7 +16,7 @@ from helmas_core.comparison.run import Comparison
 from helmas_core.errors import ConfigError, DataError
 from helmas_core.lock import locked
 from helmas_core.progress import Progress, Stopped
-from helmas_core.report.comparison import scores_table, write_comparison
+from helmas_core.report.comparison import scores_table, shared_table, write_comparison
 
 pytestmark = pytest.mark.unit
 COMPARE = ["compare", "--methods", "ridge,c2c", "-p", "lab", "-s", "data.limit=4", "-s", "eval.limit=4", "-o", "out"]
@@ -63,6 +63,17 @@ def test_each_variant_is_judged_as_alone() -> None:
     assert "4.0x slower than text cold" in rows["second"]["verdict"]["text"]
     few = beside({"first": report(MARKS)}, seed=0, minimum_n=5)["variants"]["first"]["verdict"]
     assert few["level"] == "too_few"
+
+
+def test_times_are_shown_where_they_were_measured() -> None:
+    costs = {arm: {"cold": {"p50": s}} for arm, s in {"text": 0.5, "bridge": 2.0, "deranged": 3.0}.items()}
+    untimed = report({"bridge": "0010", "deranged": "0010"})
+    shown = beside({"first": report(MARKS) | {"costs": costs}, "second": untimed}, seed=0)
+    assert shown["costs"] == {"text": costs["text"]}
+    assert [row[-1] for row in scores_table(shown)[1]] == ["2,000", "–"]
+    assert {row[0]: row[-1] for row in shared_table(shown)[1]} == {"student": "–", "text": "500"}
+    assert scores_table(shown)[0][-1] == shared_table(shown)[0][-1] == "ms, cold"
+    assert "ms, cold" not in scores_table(both())[0] + shared_table(both())[0]
 
 
 @pytest.mark.parametrize("other", [{"n": 3}, {"items": [{"task": "relay", "id": "2"}]}])
