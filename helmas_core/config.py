@@ -147,12 +147,15 @@ class TrainConfig(Section):
     calibration_items: Positive = Field(
         default=256, description="items that statistics and the closed-form start are fitted on"
     )
-    continuation: Fraction = Field(default=0.0, description="share of functional batches that continue the source text")
+    continuation: Fraction = Field(
+        default=0.0,
+        description="share of functional items, of those not recited, that continue the source text",
+    )
     continuation_tokens: Annotated[int, Field(ge=2)] = Field(
         default=64, description="how far a continuation or a recitation goes"
     )
     recitation: Fraction = Field(
-        default=0.0, description="share of functional batches in which a stretch of the source is said again"
+        default=0.0, description="share of functional items in which a stretch of the source is said again"
     )
     eval_every: Positive = Field(default=1000, description="steps between validations")
     eval_samples: Annotated[int, Field(ge=0)] = Field(

@@ -58,6 +58,7 @@ ROWS = {
     "copy": Row("copying", of_text=0.90),
     "rare": Row("rare names", of_text=0.90),
     "languages": Row("five languages", of_text=0.90),
+    "invented": Row("invented names", of_text=0.90),
     "code": Row("code", of_text=0.90),
 }
 GOALS = {("cross-tokenizer", "gsm8k-gold"): Row("GSM8K, gold reasoning", of_text=0.80, spare=0.02)}  # another pair's
@@ -106,6 +107,8 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(path for path in folder.glob("*.json") if path.stem != REPEATED):
         document = json.loads(path.read_text())
         found |= {r["dataset"].split(":")[-1]: r for r in document.get("reports", [])} or {path.stem: document}
+    if unknown := [name for name in found if name not in ROWS and "@" not in name]:
+        raise SystemExit(f"{folder}: no row for {', '.join(unknown)}: name it in ROWS")
     return found
 
 
@@ -187,15 +190,21 @@ def comparison(document: dict[str, Any]) -> list[str]:
     """One line for every variant, and those of the arms that no bridge has a part in."""
     reports = document["reports"]
     heads = [f"{r['dataset']}, n = {r['n']}: {arm}" for r in reports for arm in ("bridge", "deranged")]
-    lines = [f"| variant | parameters | steps | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
+    names = " → ".join(Path(document["pair"][side]["id"]).name for side in ("teacher", "student"))
+    lines = [
+        names,
+        "",
+        f"| variant | mode | parameters | steps | {' | '.join(heads)} |",
+        "|---" * (4 + len(heads)) + "|",
+    ]
     for arm in (arm for arm in ARMS if arm in reports[0]["arms"]):
         cells = [f"{accuracy(r['arms'][arm])} |" for r in reports]
-        lines.append(f"| no bridge: {arm} | | | {' | '.join(cells)} |")
+        lines.append(f"| no bridge: {arm} | | | | {' | '.join(cells)} |")
     for variant in document["variants"]:
         arms = [r["variants"][variant["name"]]["arms"] for r in reports]
         cells = [f"{accuracy(a['bridge'])} | {number(a['deranged']['accuracy'])}" for a in arms]
         size = f"{variant.get('parameters', 0) / 1e6:.1f} M"
-        lines.append(f"| {variant['name']} | {size} | {variant['steps']} | {' | '.join(cells)} |")
+        lines.append(f"| {variant['name']} | {variant['mode']} | {size} | {variant['steps']} | {' | '.join(cells)} |")
     return lines
 
 

@@ -52,7 +52,8 @@ class Following:
 def choose(
     examples: Sequence[Example], config: TrainConfig, rng: random.Random, pad: int, device: torch.device
 ) -> Following:
-    """Per example: a recitation or a continuation with the probability of each, else the answer if there is one."""
+    """Per example: a recitation with probability `config.recitation`, of the rest a continuation with probability
+    `config.continuation`, else the answer if there is one."""
     rows = [_row(example, config, rng) for example in examples]
     ids, mask = pad_left([r[0] for r in rows], pad, device)
     labels, _ = pad_left([r[1] for r in rows], IGNORE, device)
@@ -74,7 +75,7 @@ def _row(example: Example, config: TrainConfig, rng: random.Random) -> tuple[lis
 
 
 def _said_again(source: Sequence[int], start: int, length: int) -> tuple[list[int], list[int], int]:
-    """`length` tokens after `LEAD` from `start`, with all of the source handed over: each of them counts, where an
-    answer would be a few of them."""
+    """`length` tokens after `LEAD` from `start`, with all of the source handed over: some dozens to learn from, where
+    an answer would be a few. What a chat template puts before the user's words is said again as well."""
     ids = list(source[start : start + LEAD + length])
     return ids[:-1], [IGNORE] * (LEAD - 1) + ids[LEAD:], len(source)

@@ -23,8 +23,7 @@ from helmas_core.training.loop import parameter_groups
 from helmas_core.training.refusals import refuse_overlap, refuse_test_split
 from helmas_core.training.session import Session, hashes_of
 from helmas_core.validation import validate
-from tests.e2e.sessions import StopAfter, config_of, train, trained_metrics
-from tests.e2e.test_validation import Interrupted
+from tests.e2e.sessions import Interrupted, StopAfter, config_of, train, trained_metrics
 from tests.tiny import tiny_model, tiny_pair
 
 pytestmark = pytest.mark.e2e

@@ -1,4 +1,4 @@
-"""`invented`: names that nobody has, put together from the syllables of many spellings and asked for letter by letter.
+"""`invented`: names that nobody has, put together from the syllables of many spellings, to be spelt exactly.
 
 A list of names is soon known by heart. These are new in every item, so that a bridge learns to pass on whatever pieces
 of words a tokenizer makes of them.
