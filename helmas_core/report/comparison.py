@@ -74,10 +74,9 @@ def scores_table(report: Document) -> Table:
 
 def _timed(head: list[str], rows: Mapping[str, list[str]], costs: Mapping[str, Any]) -> Table:
     """The table with the median milliseconds of an item, from nothing to the answer, where any were measured."""
-    known = {name: ((cost or {}).get("cold") or {}).get("p50") for name, cost in costs.items()}
-    if not any(known.values()):
+    times = {name: cost["cold"]["p50"] * 1e3 for name, cost in costs.items() if cost and cost.get("cold")}
+    if not times:
         return head, [[name, *row] for name, row in rows.items()]
-    times = {name: None if seconds is None else seconds * 1e3 for name, seconds in known.items()}
     return [*head, "ms, cold"], [[name, *row, number(times.get(name))] for name, row in rows.items()]
 
 

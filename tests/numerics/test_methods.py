@@ -30,7 +30,7 @@ from helmas_core.models.loading import fingerprint
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
 from helmas_core.progress import Silent
-from helmas_core.training.following import choose
+from helmas_core.training.following import LEAD, choose
 from helmas_core.training.losses import IGNORE
 from helmas_core.training.objective import Objective
 from helmas_core.validation import validate
@@ -207,7 +207,8 @@ def test_a_recitation_says_what_was_handed_over(pair: Pair, bridge: Bridge) -> N
         said = choose(told[:1], train, random.Random(seed), 0, pair.device)
         ids, labels, visible = said.ids[0].tolist(), said.labels[0].tolist(), int(said.visible)
         assert visible == len(source) and ids == [*range(ids[0], ids[0] + len(ids))]
-        assert labels[:7] == [IGNORE] * 7 and labels[7:] == [id + 1 for id in ids[7:]] and 1 <= len(labels[7:]) <= 4
+        assert labels == [IGNORE] * (LEAD - 1) + [id + 1 for id in ids[LEAD - 1 :]]
+        assert LEAD <= len(labels) < LEAD + 4
     early = next(seed for seed in range(99) if choose(told, train, random.Random(seed), 0, pair.device).ids.max() < 50)
     losses = [Objective(pair, bridge, train)([one], {"ce": 1.0}, random.Random(early))[1]["ce"] for one in told]
     assert losses[0] != losses[1]
