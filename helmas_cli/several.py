@@ -75,7 +75,10 @@ def evaluate_several(screen: Screen, opened: Opened) -> dict[str, Any]:
         "schema": 1,
         "command": "eval",
         "seed": first.train.seed,
-        "variants": [_describe(name, path, config, first) for name, (path, config) in opened.items()],
+        "variants": [
+            {**_describe(name, path, config, first), "parameters": reports[0]["variants"][name]["bridge"]["parameters"]}
+            for name, (path, config) in opened.items()
+        ],
         "reports": reports,
     }
 

@@ -75,6 +75,8 @@ def test_bridges_are_evaluated_beside_each_other(trained: Path) -> None:
     assert (first["against_first"], second["against_first"]["delta"]) == (None, 0.0)
     assert report["arms"].keys() == {"student"}
     assert "quick-2" in (trained / "both/report.md").read_text()
+    sizes = [one["parameters"] for one in found["variants"]]
+    assert sizes == 2 * [json.loads((trained / "runs/quick/report.json").read_text())["parameters"]]
 
 
 def test_a_bridge_is_shared_and_comes_back(trained: Path) -> None:
