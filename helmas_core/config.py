@@ -220,7 +220,9 @@ class DataConfig(Section):
         default="gold", description="whose reasoning is handed over: the data set's, or what the teacher writes"
     )
     reasoning_tokens: Positive = Field(default=320, description="how much the teacher may write")
-    cut_last_step: bool = Field(default=False, description="take the step that states the result off the reasoning")
+    cut_last_step: bool = Field(
+        default=False, description="take the step that states the result off the reasoning, and ask the teacher for it"
+    )
     max_source_tokens: Positive = Field(
         default=2048, description="longer sources are left out of training and refused in evaluation"
     )

@@ -200,7 +200,9 @@ class Conversation:
         """The pieces of a hand-off and at last what opens the answer, each as text and as ids of `view`."""
         earlier = [(turn.question, turn.answer) for turn in before]
         source, query = render_turns(view.template, text, earlier, self.system)
-        later = [query] if thought is None else [query, thought, CUE]
+        asked = len(CUE) - 1 if self.config.data.cut_last_step and thought else 0  # for the step that is missing
+        cue = list(filter(None, [CUE[:asked], CUE[asked:]]))
+        later = [query] if thought is None else [query, thought, *cue]
         opening = encode_start(view.tokenizer, source, view.template)
         return [(source, opening), *((piece, encode(view.tokenizer, piece)) for piece in later)]
 

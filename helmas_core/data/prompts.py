@@ -90,7 +90,8 @@ def render(
 ) -> Prompt:
     """The prompt of `item` for a hand-off; `template` is None for models without a chat format.
 
-    With reasoning, the teacher reads private text, question and reasoning, and the student's query is the cue alone.
+    With reasoning, the teacher reads private text, question and reasoning, and the student's query is the cue alone; of
+    reasoning that is `cut`, its last character, since the step that is missing is for the teacher to take.
     Without, private text is all that the teacher reads of its item, and the question stands in the query.
     `reasoning` replaces the item's own (None); "", from a teacher that wrote nothing, renders as the prompt hand-off.
     A text is all source: there is nothing to ask about it. A task whose data set tells no reasoning takes none unless
@@ -109,7 +110,7 @@ def render(
     opening, header = _user_turn(template, question_text(item))
     alone = opening + _after(header, cue)
     if thought:
-        source, query, shared = _with_reasoning(item, thought, cue, template)
+        source, query, shared = _with_reasoning(item, thought, cue, template, asked=cut or task.cut)
     elif item.private:
         source, query, shared = _private(item, cue, template)
     elif wanted and reasoning is None and not whole:
@@ -146,11 +147,18 @@ def _prompt_only(task: Task, opening: str, header: str, cue: str, asked: Span) -
     return source, query[-1:], (asked, _last(source, query[:-1].lstrip("\n")))
 
 
-def _with_reasoning(item: Item, thought: str, cue: str, template: Template | None) -> tuple[str, str, tuple[Span, ...]]:
-    told = told_text(item)
+def _with_reasoning(
+    item: Item, thought: str, cue: str, template: Template | None, asked: bool
+) -> tuple[str, str, tuple[Span, ...]]:
+    """All but the cue is handed over; where the teacher is `asked`, all but the cue's last character."""
+    told, cue = told_text(item), f"\n{cue.lstrip()}"
     opening, header = _user_turn(template, told)
     source = _after(opening + header, f"\n{thought}")
-    return source, f"\n{cue.lstrip()}", (_last(opening, told), _last(source, thought))
+    shared = _last(opening, told), _last(source, thought)
+    if not asked:
+        return source, cue, shared
+    source += cue[:-1]
+    return source, cue[-1:], (*shared, _last(source, cue[1:-1]))
 
 
 def _last(text: str, part: str) -> Span:

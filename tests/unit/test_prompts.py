@@ -135,12 +135,15 @@ STEPS = Item("t", "How many?", "72", reasoning="48/2 = 24 in May.\n48+24 = 72.")
 
 
 @pytest.mark.parametrize("chat", [None, template])
-def test_a_cut_reasoning_is_handed_over_without_its_result(chat: Template | None) -> None:
+def test_a_cut_reasoning_is_handed_over_without_its_result_and_with_the_question_for_it(chat: Template | None) -> None:
     whole, cut = (render(get_task("gsm8k"), STEPS, "reasoning", chat, cut=cut) for cut in (False, True))
-    assert whole.source == cut.source + "\n48+24 = 72."
+    asked = "\nThe final answer is"
+    assert cut.source.endswith(f"48/2 = 24 in May.{asked}")
+    assert cut.source.removesuffix(asked) == whole.source.removesuffix("\n48+24 = 72.")
+    assert (cut.query, whole.query) == (":", f"{asked}:")
     assert render(get_task("gsm8k-cut"), STEPS, "reasoning", chat) == cut
-    assert cut.source.endswith("48/2 = 24 in May.")
-    assert (cut.query, cut.alone, cut.target) == (whole.query, whole.alone, whole.target)
+    assert [cut.source[start:end] for start, end in cut.shared[-2:]] == ["48/2 = 24 in May.", asked.strip()]
+    assert (cut.alone, cut.target) == (whole.alone, whole.target)
     assert (whole.reasoning, cut.reasoning) == (STEPS.reasoning, "48/2 = 24 in May.")
     written = render(get_task("gsm8k"), SUM, "reasoning", chat, "First this. Then that.", cut=True)
     assert written.reasoning == "First this."
