@@ -178,7 +178,7 @@ def test_the_last_step_is_cut_and_said_to_be(unequal: Pair, config: Config) -> N
     (config.data.data_dir / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     cut = _gold(config, cut_last_step=True)
     sources = [decode(unequal.tokenizer, e.source) for e in prepare(cut, unequal, "test", None, 0, Silent())]
-    assert sources == [f"{QUESTIONS[0]}\nTwice nine.", QUESTIONS[0]]
+    assert sources == [f"{QUESTIONS[0]}\nTwice nine.\nThe final answer is", QUESTIONS[0]]
     found = evaluate(cut, unequal, None, Silent())
     assert found["reasoning"] == {"items": 2, "empty": 0.5, "names_answer": 0.0, "holds_answer": 0.0}
     assert found["manifest"]["cut_last_step"] is True
