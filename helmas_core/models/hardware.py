@@ -13,6 +13,7 @@ from helmas_core import processes
 from helmas_core.config import Config, HardwareConfig, PairConfig
 from helmas_core.errors import ConfigError, HelmasError
 from helmas_core.layering import find_profile, load_config, profile_names, read_toml
+from helmas_core.models.heap import keep_freed
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 GIB = 2**30
@@ -84,6 +85,8 @@ def resolve_hardware(config: Config) -> Hardware:
         torch.set_num_threads(config.hardware.threads)
     gpu = torch.cuda.is_available() and config.hardware.device != "cpu"
     device = own_gpu() if gpu else torch.device("cpu")
+    if not gpu:
+        keep_freed()
     dtype, why_dtype = _dtype(config.pair, gpu)
     attention, why_attention = _attention(config.pair, gpu, dtype)
     check_bits(config.pair, gpu)

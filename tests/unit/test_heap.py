@@ -1,0 +1,61 @@
+"""Memory that is freed stays with the process, so that the next temporary finds its pages there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
+
+from helmas_core.models.heap import BLOCK, MIB, keep_freed
+
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc that tells of its heap"),
+]
+
+# blocks that are mapped on their own, and what the heap still holds once they are free
+BLOCKS = """
+import ctypes
+from helmas_core.models.heap import keep_freed
+libc = ctypes.CDLL(None)
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+        "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+libc.mallinfo2.restype, libc.malloc.restype, libc.free.argtypes = Info, ctypes.c_void_p, [ctypes.c_void_p]
+print(keep_freed() if {kept} else None)
+before = libc.mallinfo2().hblks
+blocks = [libc.malloc(ctypes.c_size_t({size})) for _ in range(5)]
+print(libc.mallinfo2().hblks - before)
+for block in blocks: libc.free(block)
+print(libc.mallinfo2().fordblks)
+"""
+
+
+def _blocks(size: int, kept: bool) -> tuple[str, int, int]:
+    told = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    run = [sys.executable, "-c", BLOCKS.format(kept=kept, size=size)]
+    said = subprocess.run(run, env=told, capture_output=True, text=True, check=True).stdout.split()
+    return said[0], int(said[1]), int(said[2])
+
+
+def test_blocks_come_from_the_heap_and_go_back_to_it() -> None:
+    size = 24 * MIB
+    _, mapped, left = _blocks(size, kept=False)
+    assert mapped == 5
+    assert left < size
+    assert _blocks(size, kept=True)[:2] == ("True", 0)
+    assert _blocks(size, kept=True)[2] >= 5 * size
+
+
+def test_larger_blocks_are_mapped_and_given_back() -> None:
+    _, mapped, left = _blocks(2 * BLOCK, kept=True)
+    assert mapped == 5
+    assert left < BLOCK
+
+
+def test_what_the_environment_says_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert keep_freed() is False
