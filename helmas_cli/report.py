@@ -87,9 +87,11 @@ def show_reports(screen: Screen, reports: Sequence[Mapping[str, Any]]) -> None:
 
 def show_comparison(screen: Screen, document: Mapping[str, Any]) -> None:
     """What was compared, then for each data set the variants and the arms without a bridge."""
-    from helmas_core.report.comparison import scores_table, shared_table, variants_table, verdicts, warnings
+    from helmas_core.report.comparison import refusals, scores_table, shared_table, variants_table, verdicts, warnings
 
     screen.table(*variants_table(document))
+    for text in refusals(document):
+        screen.note(f"not trained: {text}")
     for report in document["reports"]:
         screen.table(*scores_table(report), f"{report['dataset']} · {report['split']} · n = {report['n']}")
         screen.table(*shared_table(report))

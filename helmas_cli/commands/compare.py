@@ -64,7 +64,18 @@ def compare(
         from helmas_core.evaluation.guards import require_exact
 
         require_exact(document["reports"])
+    _require_all(document)
     return 0
+
+
+def _require_all(document: dict[str, Any]) -> None:
+    """TrainingError for a comparison that lacks some of its variants."""
+    from helmas_core.errors import TrainingError
+
+    if refused := document.get("refused"):
+        whole = len(refused) + len(document["variants"])
+        what = f"{len(refused)} of {whole} variants could not be trained: {', '.join(refused)}"
+        raise TrainingError(what, where="compare", fix="the report says why, and is of the others")
 
 
 def _plan(

@@ -217,7 +217,7 @@ def check_pair(stored: Mapping[str, Any], pair: Mapping[str, Any], where: str) -
     """Refuse a bridge made for other models: their number, shapes, weights or tokenizer."""
     made_for, given = (described(document) for document in (stored, pair))
     if made_for.keys() != given.keys():
-        what = f"made for another pair: it has {len(made_for) - 1} teachers, this one {len(given) - 1}"
+        what = f"made for another pair: teachers {len(made_for) - 1}, of this one {len(given) - 1}"
         raise CheckpointError(what, where=where, fix="name the same ones under pair.teacher and pair.more_teachers")
     for side, ours in given.items():
         theirs = made_for[side]

@@ -1,6 +1,7 @@
 """Train every variant in a folder of its own and evaluate all of them on the same items.
 
-What is done is not done again: a comparison that was interrupted goes on where it was, step by step.
+What is done is not done again: a comparison that was interrupted goes on where it was, step by step. A variant that
+cannot be trained is named with its reason, and the others are compared.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import check_method, method, method_mode
 from helmas_core.comparison.result import BRIDGED, beside
 from helmas_core.config import Config, StageConfig
-from helmas_core.errors import ConfigError
+from helmas_core.errors import ConfigError, DataError, TrainingError
 from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.evaluation.learnt import learnt_items
 from helmas_core.lock import locked
@@ -55,10 +56,13 @@ class Comparison:
     def __init__(self, out: Path, load: Load, progress: Progress, argv: Sequence[str] = ()) -> None:
         self.out, self.load, self.progress, self.argv = out, load, progress, argv
         self.pairs: list[tuple[Config, Pair]] = []
+        self.refused: dict[str, str] = {}
 
     def go(self, configs: Configs) -> dict[str, Any]:
-        """The `compare --json` document. Stopped is raised when a person asks for it."""
-        runs = {name: self._train(name, config) for name, config in configs.items()}
+        """The `compare --json` document. Stopped is raised when a person asks for it, and what the last variant was
+        refused for where none could be trained."""
+        runs = self._train_all(configs)
+        configs = {name: configs[name] for name in runs}
         names = next(iter(configs.values())).data.names()
         reports = [evaluate_beside(dataset, configs, self._open, self.progress) for dataset in names]
         first = next(iter(configs.values()))
@@ -69,8 +73,21 @@ class Comparison:
             "pair": self._pair(first).describe(),
             "seed": first.train.seed,
             "variants": [describe(name, config, first, runs[name]) for name, config in configs.items()],
+            "refused": self.refused,
             "reports": reports,
         }
+
+    def _train_all(self, configs: Configs) -> dict[str, Run]:
+        runs = dict[str, Run]()
+        for name, config in configs.items():
+            try:
+                runs[name] = self._train(name, config)
+            except (DataError, TrainingError) as error:
+                if not runs and len(self.refused) + 1 == len(configs):
+                    raise
+                self.refused[name] = str(error)
+                self.progress.note(f"{name}: refused: {error}")
+        return runs
 
     def _pair(self, config: Config) -> Pair:
         """The configuration's pair; models are loaded anew only where another configuration needs others."""

@@ -59,6 +59,11 @@ def changes(document: Document) -> dict[str, str]:
     return {name: ", ".join(lines) for name, lines in listed.items() if lines}
 
 
+def refusals(document: Document) -> list[str]:
+    """Each variant that could not be trained, and why."""
+    return [f"{name}: {why}" for name, why in (document.get("refused") or {}).items()]
+
+
 def shared_table(report: Document) -> Table:
     """The arms in which no bridge has a part."""
     rows = {name: [number(arm["accuracy"]), spread(arm)] for name, arm in report["arms"].items()}
@@ -103,6 +108,7 @@ def _picture(report: Document) -> Picture:
 def _markdown(document: Document, pictures: list[Picture]) -> str:
     parts = ["# helmas comparison", table(*variants_table(document))]
     parts += ["\n".join(f"- {escape(name)}: {escape(text)}" for name, text in changes(document).items())]
+    parts += [f"> not trained: {escape(text)}" for text in refusals(document)]
     for report, picture in zip(document["reports"], pictures, strict=True):
         parts += [f"## {escape(_title(report))}", table(*shared_table(report)), table(*scores_table(report))]
         parts += ["\n".join(f"- {escape(text)}" for text in verdicts(report))]
@@ -133,4 +139,5 @@ def _html(document: Document, pictures: list[Picture]) -> str:
         }
         for report, picture in zip(document["reports"], pictures, strict=True)
     ]
-    return render("comparison.html", variants=variants_table(document), changes=changes(document), sections=sections)
+    shown = {"variants": variants_table(document), "changes": changes(document), "refusals": refusals(document)}
+    return render("comparison.html", **shown, sections=sections)

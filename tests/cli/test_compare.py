@@ -42,3 +42,15 @@ def test_refused_before_anything_is_trained(
     result = cli(*ARGV, *flags)
     assert (result.code, comparing, core.calls) == (2, [], [])
     assert words in result.err and len(result.err.splitlines()) == 1
+
+
+def test_the_report_of_the_others_is_shown_before_it_fails(
+    cli: Cli, core: Core, comparing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = {"name": "kava", "method": "kava", "mode": "replace", "changes": {}}
+    document = {"schema": 1, "variants": [variant], "refused": {"ridge": "too few rows"}, "reports": []}
+    monkeypatch.setattr(sys.modules["helmas_core.comparison.run"].Comparison, "go", lambda *_: document)
+    result = cli(*ARGV)
+    assert result.code == 1
+    assert "kava" in result.out and "not trained: ridge: too few rows" in result.err
+    assert result.err.splitlines()[-1].startswith("error: compare: 1 of 2 variants could not be trained: ridge")

@@ -11,11 +11,12 @@ from helmas_core.comparison import run as comparing
 from helmas_core.comparison.run import Comparison, learnable
 from helmas_core.comparison.variants import of_methods
 from helmas_core.config import Config
-from helmas_core.errors import ConfigError
+from helmas_core.errors import ConfigError, DataError
 from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent, Stopped
+from helmas_core.report.comparison import write_comparison
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 QUICK = ("train.eval_samples=0", "train.calibration_items=200", "data.limit=200", "train.batch=8", "eval.limit=12")
@@ -88,3 +89,19 @@ def test_another_comparison_in_the_same_folder_is_refused(lab_pair: Pair, tmp_pa
     Comparison(tmp_path, lambda _: lab_pair, Silent()).go(configs("ridge", "helmas"))
     with pytest.raises(ConfigError, match=r"train\.seed: differs"):
         Comparison(tmp_path, lambda _: lab_pair, Silent()).go(configs("ridge", "helmas", sets=("train.seed=1",)))
+
+
+FEW = ("train.calibration_items=1",)  # too few tokens for a closed form
+
+
+def test_a_variant_that_cannot_be_trained_does_not_end_the_others(lab_pair: Pair, tmp_path: Path) -> None:
+    found = Comparison(tmp_path, lambda _: lab_pair, Silent()).go(configs("ridge", "c2c", sets=FEW))
+    assert "the ratio is above" in found["refused"]["ridge"]
+    assert [one["name"] for one in found["variants"]] == list(found["reports"][0]["variants"]) == ["c2c"]
+    made = {path.name: path for path in write_comparison(tmp_path, found)}
+    assert all("not trained: ridge: " in made[name].read_text() for name in ("report.md", "report.html"))
+
+
+def test_nothing_is_left_to_compare(lab_pair: Pair, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the ratio is above"):
+        Comparison(tmp_path, lambda _: lab_pair, Silent()).go({"ridge": configs("ridge", sets=FEW)["ridge"]})

@@ -112,7 +112,7 @@ def test_other_teachers_are_refused(trained: str, helmas: Run, teachers: tuple[s
     done = helmas("eval", "--bridge", trained, *more(*teachers), "--limit", "4")
     assert done.code == 2
     assert done.err.count("made for another pair") == 1
-    assert ("teacher_2 fingerprint" if len(teachers) == 1 else "teachers, this one") in done.err
+    assert ("teacher_2 fingerprint" if len(teachers) == 1 else "teachers 2, of this one") in done.err
 
 
 def test_chat_goes_over_all_teachers(trained: str, helmas: Run) -> None:

@@ -200,8 +200,8 @@ def test_what_hands_over_more_than_a_cache_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda pair: replace(pair, more=()), "it has 2 teachers, this one 1"),
-        (lambda pair: replace(pair, more=pair.more * 2), "it has 2 teachers, this one 3"),
+        (lambda pair: replace(pair, more=()), "teachers 2, of this one 1"),
+        (lambda pair: replace(pair, more=pair.more * 2), "teachers 2, of this one 3"),
         (lambda pair: with_teachers(pair, tiny_model("qwen2", layers=3, heads=2, kv_heads=1, head_dim=32, seed=3)),
          "teacher_2 layers is 2"),
         (lambda pair: with_teachers(pair, tiny_model("qwen2", layers=2, heads=2, kv_heads=1, head_dim=32, seed=4)),
