@@ -37,6 +37,7 @@ def items(text: str, count: int = 10) -> list[dict[str, Any]]:
             "question": f"question {index} {text}",
             "answer": f"said {index}",
             "private": text,
+            "cue": text,
             "arms": {arm: _answer(arm, index, text) for arm in _ARMS},
         }
         for index in range(count)

@@ -62,6 +62,7 @@ def test_a_page_holds_every_part(page: str) -> None:
         "Effective rank",
         "Accuracy by category",
         "Learning curves",
+        "answers go on from:",
         "What only the teacher read",
         "said 0",
     ):
