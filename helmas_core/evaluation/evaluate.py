@@ -110,7 +110,13 @@ def read_once(
     arms: Sequence[str],
     progress: Progress,
 ) -> tuple[TeacherStates, States]:
-    """Both models' states, with all in them that the arms will ask for, as far as memory and store go."""
+    """Both models' states, with all in them that the arms will ask for, as far as memory and store go. ConfigError for
+    an arm that is to be exact, read from a store that is not."""
+    if "own" in arms and _rounds(config, pair):
+        fix = 'set train.store_dtype = "model", or leave the arm out with --arms'
+        raise ConfigError(
+            "the own arm must have exact states, which this store rounds", where="train.store_dtype", fix=fix
+        )
     fusing = bridge is not None and bridge.mode == "fuse"
     states = both_states(pair, config.train, open_store(config.train, progress), hidden_of(bridge, pair))
     translating = {"bridge", "deranged", *CONTROLS} & set(arms)
@@ -120,6 +126,12 @@ def read_once(
         if wanted:
             _fill(model, read, name, config, progress)
     return states
+
+
+def _rounds(config: Config, pair: Pair) -> bool:
+    """Whether a store gives the student's states back in fewer digits than it was given."""
+    kept, own = config.train.store_dtype, pair.student.model.dtype
+    return config.train.store is not None and (kept == "fp8" or (kept == "bf16" and own != torch.bfloat16))
 
 
 def _fill(states: Any, sources: set[Any], name: str, config: Config, progress: Progress) -> None:

@@ -16,6 +16,7 @@ from helmas_core.config import ARMS, BridgeSection, Config
 from helmas_core.data.item import Item
 from helmas_core.data.prompts import render
 from helmas_core.data.tasks import get_task
+from helmas_core.errors import ConfigError
 from helmas_core.evaluation import evaluate as evaluation
 from helmas_core.evaluation.arms import Arms, Batch, batches
 from helmas_core.evaluation.evaluate import evaluate_examples
@@ -165,6 +166,18 @@ def test_sources_that_are_read_once_give_the_same_answers_without_times(lab_pair
     assert shared["arms"] == again["arms"] and shared["manifest"]["reuse"]
     assert apart["arms"]["bridge"]["seconds_p50"] > 0 and shared["arms"]["bridge"]["seconds_p50"] is None
     assert every == 9 and first == 3 and second == 0  # three batches, each read once for all arms
+
+
+@pytest.mark.parametrize("kept", ["bf16", "fp8"])
+def test_an_arm_that_must_be_exact_is_not_read_from_a_store_that_rounds(
+    lab_pair: Pair, tmp_path: Path, kept: str
+) -> None:
+    sets = ["eval.reuse=true", f"train.store={tmp_path}", f"train.store_dtype={kept}"]
+    config, examples = load_config(["lab"], sets), _examples(lab_pair, "relay", 4)
+    with pytest.raises(ConfigError, match=r"train\.store_dtype: the own arm"):
+        evaluate_examples(config, lab_pair, None, examples, ("text", "own"), "validation", Silent())
+    found = evaluate_examples(config, lab_pair, None, examples, ("student", "text"), "validation", Silent())
+    assert found["arms"].keys() == {"student", "text"}
 
 
 def _counted(pair: Pair, evaluate: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
