@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from typing import Any
 
 KEPT = 2**31 - 1  # bytes that stay with the process when nothing needs them; more has no place in mallopt's integer
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt(3)
@@ -21,7 +22,16 @@ def keep_freed() -> bool:
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, KEPT)])
+    return all([_call("mallopt", _MMAP_MAX, 0), _call("mallopt", _TRIM_THRESHOLD, KEPT)])
+
+
+def give_back() -> bool:
+    """Return every free page to the system, those between blocks that are in use as well, which add up over hours of
+    blocks of all sizes; False where there are none, or no glibc. Source: malloc_trim(3)."""
+    return _call("malloc_trim", 0)
+
+
+def _call(name: str, *given: Any) -> bool:
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another libc, or another system
+        return bool(getattr(ctypes.CDLL(None), name)(*given))
     return False

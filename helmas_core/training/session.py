@@ -22,6 +22,7 @@ from helmas_core.errors import DataError
 from helmas_core.handoff.examples import Example, within
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.shelf import open_store
+from helmas_core.models.heap import give_back
 from helmas_core.models.pair import Pair
 from helmas_core.models.record import check_recordable
 from helmas_core.progress import Progress, Stopped
@@ -181,6 +182,7 @@ class Session:
             figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
             self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
             self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
+            give_back()
         processes.broadcast_tensors(objective.bridge.state_dict())
         return 0
 
@@ -242,6 +244,7 @@ class Session:
         bridge, optimiser = trainer.objective.bridge, trainer.optimiser.optimizer
         document, keep = self._document(step.overall + 1), self.config.train.keep_checkpoints
         checkpoint.save(self.run.checkpoints, bridge, optimiser, document, state, keep)
+        give_back()
 
     def _keep_best(self, bridge: Bridge, step: int, accuracy: Mapping[str, float]) -> None:
         """The bridge as it is, if none before validated better; the earlier one of equals stays."""

@@ -55,6 +55,29 @@ def test_what_is_beyond_that_is_given_back() -> None:
     assert _blocks(KEPT // 4, kept=True)[2] < KEPT // 4
 
 
+HELD = """
+import ctypes, os
+from helmas_core.models.heap import give_back, keep_freed
+assert keep_freed()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+size = 48 * 2**20
+blocks = [(libc.malloc(ctypes.c_size_t(size)), libc.malloc(ctypes.c_size_t(64))) for _ in range(4)]
+for block, _ in blocks: ctypes.memset(block, 1, size)
+for block, _ in blocks: libc.free(block)
+before = resident()
+print(give_back(), (before - resident()) / (4 * size))
+"""
+
+
+def test_free_pages_between_blocks_in_use_go_back() -> None:
+    told = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    said = subprocess.run([sys.executable, "-c", HELD], env=told, capture_output=True, text=True, check=True).stdout
+    done, share = said.split()
+    assert done == "True" and float(share) > 0.9
+
+
 def test_what_the_environment_says_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
     assert keep_freed() is False
