@@ -149,7 +149,7 @@ class Conversation:
         return {
             **{side: member.fingerprint for side, member in self.pair.sides.items()},
             "bridge": None if self.bridge is None else _fingerprint(self.bridge),
-            "hand-off": f"{data.handoff}, last step {'cut' if data.cut_last_step else 'kept'}",
+            "hand-off": f"{data.handoff}, last step {'asked for' if data.cut_last_step else 'kept'}",
         }
 
     def _answer(self, who: str, text: str, before: Sequence[Exchange], say: Say) -> Turn:
@@ -201,8 +201,7 @@ class Conversation:
         earlier = [(turn.question, turn.answer) for turn in before]
         source, query = render_turns(view.template, text, earlier, self.system)
         asked = len(CUE) - 1 if self.config.data.cut_last_step and thought else 0  # for the step that is missing
-        cue = list(filter(None, [CUE[:asked], CUE[asked:]]))
-        later = [query] if thought is None else [query, thought, *cue]
+        later = [query] if thought is None else [query, thought + CUE[:asked], CUE[asked:]]
         opening = encode_start(view.tokenizer, source, view.template)
         return [(source, opening), *((piece, encode(view.tokenizer, piece)) for piece in later)]
 

@@ -26,11 +26,14 @@ def check_arms(configs: Iterable[Config]) -> None:
         raise ConfigError("bridge is the arm that is compared", where="--arms", fix="add it")
 
 
-def beside(reports: Mapping[str, Report], seed: int, minimum_n: int = 1, allow_inexact: bool = False) -> dict[str, Any]:
+def beside(
+    reports: Mapping[str, Report], seed: int, minimum_n: int = 1, allow_inexact: bool = False, against: bool = True
+) -> dict[str, Any]:
     """{dataset, split, n, arms, costs, variants}: `reports` of one data set by variant, as `eval` makes them.
 
     `arms` and `costs` are those of the first report that no bridge has a part in. Each variant has its own arms, their
-    contrasts, costs, warnings and verdict; `against_first` is its bridge's paired difference to the first variant's.
+    contrasts, costs, warnings and verdict; `against_first` is its bridge's paired difference to the first variant's,
+    if they are to be set `against` it: not where another one was to be the first.
     DataError for reports on unlike items, which cannot be paired.
     """
     first = next(iter(reports.values()))
@@ -41,7 +44,7 @@ def beside(reports: Mapping[str, Report], seed: int, minimum_n: int = 1, allow_i
     shared = {name: first["arms"][name] for name in shared_arms(list(first["arms"]))}
     head = {key: first[key] for key in ("dataset", "split", "n", "exactness") if key in first}
     costs = {arm: first["costs"][arm] for arm in shared if arm in (first.get("costs") or {})}
-    rows = {name: _variant(report, first, seed) for name, report in reports.items()}
+    rows = {name: _variant(report, first, seed, against) for name, report in reports.items()}
     for row in rows.values():
         row["verdict"] = verdict({**head, **row, "costs": costs | row["costs"]}, minimum_n, allow_inexact)
     return {**head, "arms": shared, "costs": costs, "variants": rows}
@@ -51,7 +54,7 @@ def _items(report: Report) -> list[Any]:
     return [report["n"], *((item["task"], item["id"]) for item in report.get("items") or ())]
 
 
-def _variant(report: Report, first: Report, seed: int) -> dict[str, Any]:
+def _variant(report: Report, first: Report, seed: int, against: bool) -> dict[str, Any]:
     ours, theirs = _right(report), _right(first)
     known = {arm: marks for arm, marks in theirs.items() if arm not in BRIDGED} | ours
     contrasts = {
@@ -59,11 +62,12 @@ def _variant(report: Report, first: Report, seed: int) -> dict[str, Any]:
         for other in CONTRASTS
         if "bridge" in ours and other in known
     }
+    baseline = report is first or not against
     return {
         "bridge": report["bridge"],
         "arms": {name: arm for name, arm in report["arms"].items() if name in BRIDGED},
         "contrasts": contrasts,
-        "against_first": None if report is first else paired_difference(ours["bridge"], theirs["bridge"], seed),
+        "against_first": None if baseline else paired_difference(ours["bridge"], theirs["bridge"], seed),
         "costs": {name: cost for name, cost in (report.get("costs") or {}).items() if name in BRIDGED},
         "warnings": list(report.get("warnings") or []),
     }

@@ -16,7 +16,7 @@ from helmas_core.bridges.base import Bridge
 from helmas_core.bridges.registry import check_method, method, method_mode
 from helmas_core.comparison.result import BRIDGED, beside
 from helmas_core.config import Config, StageConfig
-from helmas_core.errors import ConfigError, DataError, TrainingError
+from helmas_core.errors import ConfigError, HelmasError, WriteError
 from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.evaluation.learnt import learnt_items
 from helmas_core.lock import locked
@@ -50,6 +50,14 @@ def check_configs(configs: Configs) -> None:
             raise ConfigError(error.what, where=f"{name}: {error.where}", fix=error.fix) from error
 
 
+class RefusedError(Exception):
+    """A variant cannot be trained, for a `reason`."""
+
+    def __init__(self, reason: HelmasError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 class Comparison:
     """One run of `helmas compare` in the folder `out`; `load` makes a configuration's pair."""
 
@@ -61,11 +69,11 @@ class Comparison:
     def go(self, configs: Configs) -> dict[str, Any]:
         """The `compare --json` document. Stopped is raised when a person asks for it, and what the last variant was
         refused for where none could be trained."""
+        first = next(iter(configs.values()))
         runs = self._train_all(configs)
         configs = {name: configs[name] for name in runs}
-        names = next(iter(configs.values())).data.names()
-        reports = [evaluate_beside(dataset, configs, self._open, self.progress) for dataset in names]
-        first = next(iter(configs.values()))
+        names = first.data.names()
+        reports = [evaluate_beside(dataset, configs, self._open, self.progress, first) for dataset in names]
         return {
             "schema": 1,
             "command": "compare",
@@ -82,11 +90,11 @@ class Comparison:
         for name, config in configs.items():
             try:
                 runs[name] = self._train(name, config)
-            except (DataError, TrainingError) as error:
+            except RefusedError as error:
                 if not runs and len(self.refused) + 1 == len(configs):
-                    raise
-                self.refused[name] = str(error)
-                self.progress.note(f"{name}: refused: {error}")
+                    raise error.reason from error
+                self.refused[name] = str(error.reason)
+                self.progress.note(f"{name}: refused: {error.reason}")
         return runs
 
     def _pair(self, config: Config) -> Pair:
@@ -109,7 +117,8 @@ class Comparison:
             return run
 
     def _finish(self, run: Run, config: Config, resume: bool) -> str:
-        """Train; how it ended, which the manifest says whatever happens."""
+        """Train; how it ended, which the manifest says whatever happens. RefusedError for what other variants may be
+        free of, as of a full disk they are not."""
         try:
             run.write_report(train_bridge(config, self._pair(config), run, self.progress, resume))
             status = "interrupted" if self.progress.stop_requested() else "done"
@@ -118,6 +127,8 @@ class Comparison:
         except BaseException as error:
             with suppress(OSError):  # what went wrong is worth more than a manifest that a full disk does not take
                 run.finish("interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed")
+            if isinstance(error, HelmasError) and not isinstance(error, WriteError):
+                raise RefusedError(error) from error
             raise
 
     def _take_up(self, path: Path, config: Config) -> tuple[Run | None, bool]:
@@ -137,23 +148,26 @@ class Comparison:
         return path, pair, load_bridge(path, pair)
 
 
-def evaluate_beside(dataset: str, configs: Configs, opened: Open, progress: Progress) -> dict[str, Any]:
+def evaluate_beside(
+    dataset: str, configs: Configs, opened: Open, progress: Progress, asked: Config | None = None
+) -> dict[str, Any]:
     """Every variant on `dataset`, as `beside` puts them; arms without a bridge are run for the first alone.
 
-    All answer the items that the first one's split, limit and seed draw. DataError for a bridge that has learnt some of
-    them, unless that is allowed.
+    All answer the items that the split, limit and seed of the first one `asked` for draw, against which they are set if
+    it is among them. DataError for a bridge that has learnt some of them, unless that is allowed.
     """
     reports: dict[str, dict[str, Any]] = {}
-    first = next(iter(configs.values()))
+    lead = next(iter(configs.values()))
+    first = lead if asked is None else asked
     for name, config in configs.items():
-        shared = bool(reports) and read_alike(config, first)
+        shared = bool(reports) and read_alike(config, lead)
         arms = tuple(arm for arm in config.eval.arms if not shared or arm in BRIDGED)
         one = _on_items_of(first, config, dataset, arms)
         progress.note(f"{name}: evaluating on {dataset}")
         path, pair, bridge = opened(name, one)
         overlap = learnt_items(one, read_metadata(path)["training"])
         reports[name] = {**evaluate(one, pair, bridge, progress), "overlap": overlap}
-    return beside(reports, first.train.seed, first.eval.minimum_n, first.eval.allow_inexact)
+    return beside(reports, first.train.seed, first.eval.minimum_n, first.eval.allow_inexact, lead is first)
 
 
 def _on_items_of(first: Config, config: Config, dataset: str, arms: tuple[str, ...]) -> Config:

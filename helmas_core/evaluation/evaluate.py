@@ -110,15 +110,12 @@ def read_once(
     arms: Sequence[str],
     progress: Progress,
 ) -> tuple[TeacherStates, States]:
-    """Both models' states, with all in them that the arms will ask for, as far as memory and store go. ConfigError for
-    an arm that is to be exact, read from a store that is not."""
-    if "own" in arms and _rounds(config, pair):
-        fix = 'set train.store_dtype = "model", or leave the arm out with --arms'
-        raise ConfigError(
-            "the own arm must have exact states, which this store rounds", where="train.store_dtype", fix=fix
-        )
+    """Both models' states, with all in them that the arms will ask for, as far as memory and store go. What the student
+    reads is exact, since the own arm must be: it is not taken from a store that rounds."""
     fusing = bridge is not None and bridge.mode == "fuse"
     states = both_states(pair, config.train, open_store(config.train, progress), hidden_of(bridge, pair))
+    if _rounds(config, pair):
+        states[1].shelf = None
     translating = {"bridge", "deranged", *CONTROLS} & set(arms)
     needed = (translating or "teacher" in arms, "own" in arms or (translating and fusing))
     sources = ({e.told for e in examples}, {e.source for e in examples})
@@ -129,9 +126,9 @@ def read_once(
 
 
 def _rounds(config: Config, pair: Pair) -> bool:
-    """Whether a store gives the student's states back in fewer digits than it was given."""
+    """Whether a store would give the student's states back in fewer digits than it was given."""
     kept, own = config.train.store_dtype, pair.student.model.dtype
-    return config.train.store is not None and (kept == "fp8" or (kept == "bf16" and own != torch.bfloat16))
+    return kept == "fp8" or (kept == "bf16" and own != torch.bfloat16)
 
 
 def _fill(states: Any, sources: set[Any], name: str, config: Config, progress: Progress) -> None:

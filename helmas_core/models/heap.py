@@ -13,14 +13,15 @@ from typing import Any
 
 KEPT = 2**31 - 1  # bytes that stay with the process when nothing needs them; more has no place in mallopt's integer
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt(3)
+_SAID = [f"MALLOC_{name}_" for name in ("TRIM_THRESHOLD", "MMAP_THRESHOLD", "MMAP_MAX", "TOP_PAD")]
 
 
 def keep_freed() -> bool:
     """Let glibc take every block from its heap, of which it keeps up to `KEPT` bytes that are free.
 
-    False, and nothing is changed, where there is no glibc or the environment says something of malloc already.
+    False, and nothing is changed, where there is no glibc or the environment says how it is to be.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    if any(name in os.environ for name in _SAID) or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     return all([_call("mallopt", _MMAP_MAX, 0), _call("mallopt", _TRIM_THRESHOLD, KEPT)])
 

@@ -21,6 +21,7 @@ from helmas_core.config import StageConfig, TrainConfig
 from helmas_core.errors import ConfigError, TrainingError
 from helmas_core.handoff.examples import Example
 from helmas_core.models.hardware import GIB, out_of_memory
+from helmas_core.models.heap import give_back
 from helmas_core.progress import Progress
 from helmas_core.training.mix import Mix
 from helmas_core.training.objective import Objective
@@ -235,6 +236,7 @@ class Trainer:
                 self._halve(step, error)
             self.optimiser.zero_grad(set_to_none=True)
             release_memory()
+            give_back()
 
     def _halve(self, step: Step, error: Exception) -> None:
         batch = step.stage.batch or self.config.batch

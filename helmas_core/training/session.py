@@ -35,7 +35,7 @@ from helmas_core.training.order import batch_indices
 from helmas_core.training.refusals import refuse_overlap, refuse_test_split
 from helmas_core.training.shuffled import deranged_sources
 from helmas_core.training.start import Pairs, rms_ratio
-from helmas_core.training.tracking import FOLDER, check_tracker, end_tracking, start_tracking, track
+from helmas_core.training.tracking import FOLDER, check_tracker, track, tracking
 from helmas_core.training.validation import evaluate_held_out
 
 
@@ -78,19 +78,18 @@ class Session:
         done = self._resume(trainer, begun) if begun else self._start(objective, calibration)
         total = train.total_steps()
         self.progress.start("train", total, done)
-        start_tracking(trainer.accelerator, self.config, self.run)
-        done = trainer.run(
-            done,
-            self.progress,
-            self._log,
-            lambda step: self._validate(bridge, validation, step.overall + 1),
-            lambda step: self._checkpoint(trainer, step),
-        )
-        self.progress.finish()
-        if processes.first():
-            save_bridge(self.run.bridge, bridge, self._document(done))
-        scores = self._validate_last(bridge, validation, done) if done == total else None
-        end_tracking(trainer.accelerator)
+        with tracking(trainer.accelerator, self.config, self.run):
+            done = trainer.run(
+                done,
+                self.progress,
+                self._log,
+                lambda step: self._validate(bridge, validation, step.overall + 1),
+                lambda step: self._checkpoint(trainer, step),
+            )
+            self.progress.finish()
+            if processes.first():
+                save_bridge(self.run.bridge, bridge, self._document(done))
+            scores = self._validate_last(bridge, validation, done) if done == total else None
         return self._result(bridge, done, scores)
 
     def _bridge(self, begun: Path | None) -> Bridge:
@@ -182,7 +181,7 @@ class Session:
             figures["rms_ratio"] = rms_ratio(objective, chosen[:batch])
             self.progress.note(", ".join(f"{name} {value}" for name, value in figures.items()))
             self.run.log({"step": 0, "event": "start", **figures, "seconds": self._seconds()})
-            give_back()
+        give_back()
         processes.broadcast_tensors(objective.bridge.state_dict())
         return 0
 
@@ -230,6 +229,8 @@ class Session:
         track(self.trainer.accelerator, record)
 
     def _checkpoint(self, trainer: Trainer, step: Step) -> None:
+        """On disk, if this is the first process; in every one, what is free goes back to the system."""
+        give_back()
         if not processes.first():
             return
         state = {
@@ -244,7 +245,6 @@ class Session:
         bridge, optimiser = trainer.objective.bridge, trainer.optimiser.optimizer
         document, keep = self._document(step.overall + 1), self.config.train.keep_checkpoints
         checkpoint.save(self.run.checkpoints, bridge, optimiser, document, state, keep)
-        give_back()
 
     def _keep_best(self, bridge: Bridge, step: int, accuracy: Mapping[str, float]) -> None:
         """The bridge as it is, if none before validated better; the earlier one of equals stays."""

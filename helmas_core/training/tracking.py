@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,19 @@ def check_tracker(name: str | None) -> None:
         raise ConfigError(f"{name} is not installed", where="train.tracker", fix=fix)
 
 
-def start_tracking(accelerator: Accelerator, config: Config, run: Run) -> None:
-    """Open the tracker of `config.train`, if there is one, with the configuration as flat hyperparameters."""
+@contextmanager
+def tracking(accelerator: Accelerator, config: Config, run: Run) -> Iterator[None]:
+    """The tracker of `config.train`, if there is one, with the configuration as flat hyperparameters. It is closed
+    however training ends: another one in this process is a run of its own."""
+    try:
+        _open(accelerator, config, run)
+        yield
+    finally:
+        for tracker in accelerator.trackers:  # accelerate's own way would also part this process from the others
+            tracker.finish()
+
+
+def _open(accelerator: Accelerator, config: Config, run: Run) -> None:
     name = config.train.tracker
     if name is None or not accelerator.is_main_process:
         return
@@ -40,12 +52,6 @@ def start_tracking(accelerator: Accelerator, config: Config, run: Run) -> None:
     if name == "trackio":
         os.environ.setdefault("TRACKIO_DIR", str(folder.absolute()))  # else in the home folder
     accelerator.init_trackers("helmas", hyperparameters(config), {name: own[name]})
-
-
-def end_tracking(accelerator: Accelerator) -> None:
-    """Close the tracker. accelerate's own way would also part this process from the others."""
-    for tracker in accelerator.trackers:
-        tracker.finish()
 
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:

@@ -13,6 +13,7 @@ from helmas_core.config import Config
 from helmas_core.evaluation.evaluate import evaluate_examples
 from helmas_core.handoff.examples import Example
 from helmas_core.models.hardware import out_of_memory
+from helmas_core.models.heap import give_back
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Progress
 from helmas_core.training.parts import half
@@ -42,4 +43,5 @@ def _in_half(config: Config, progress: Progress) -> Config:
     progress.finish()
     progress.note(f"validation: out of memory with eval.batch = {config.eval.batch}; going on with {batch}")
     release_memory()
+    give_back()
     return config.model_copy(update={"eval": config.eval.model_copy(update={"batch": batch})})

@@ -95,9 +95,16 @@ FEW = ("train.calibration_items=1",)  # too few tokens for a closed form
 
 
 def test_a_variant_that_cannot_be_trained_does_not_end_the_others(lab_pair: Pair, tmp_path: Path) -> None:
-    found = Comparison(tmp_path, lambda _: lab_pair, Silent()).go(configs("ridge", "c2c", sets=FEW))
-    assert "the ratio is above" in found["refused"]["ridge"]
-    assert [one["name"] for one in found["variants"]] == list(found["reports"][0]["variants"]) == ["c2c"]
+    wanted = configs("ridge", "c2c", "kava", sets=FEW)
+    deep = wanted["kava"].bridge.model_copy(update={"method": "modules", "layers": 9})
+    wanted["kava"] = wanted["kava"].model_copy(update={"bridge": deep})
+    wanted["last"] = wanted["c2c"].model_copy(update={"train": wanted["c2c"].train.model_copy(update={"batch": 4})})
+    found = Comparison(tmp_path, lambda _: lab_pair, Silent()).go(wanted)
+    assert "the ratio is above" in found["refused"]["ridge"] and "layers" in found["refused"]["kava"]
+    rows = found["reports"][0]["variants"]
+    assert [one["name"] for one in found["variants"]] == list(rows) == ["c2c", "last"]
+    assert [row["against_first"] for row in rows.values()] == [None, None]  # ridge was to be the first
+    assert all(one["changes"]["bridge.method"] == "c2c" for one in found["variants"])
     made = {path.name: path for path in write_comparison(tmp_path, found)}
     assert all("not trained: ridge: " in made[name].read_text() for name in ("report.md", "report.html"))
 

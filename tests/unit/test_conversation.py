@@ -215,6 +215,8 @@ def test_reasoning_is_handed_over_as_the_bridge_was_trained(
     assert turn.reasoning == told
     asked = "\nThe final answer is" if cut else ""
     assert str(lab_pair.tokenizer.decode(thinking._source)).endswith(f"{told}{asked}")
+    pieces = [text for text, _ in thinking._pieces(lab_pair, TOLD, [], told)]
+    assert pieces[-2:] == [f"{told}{asked}", conversation.CUE.removeprefix(asked)]  # one string, as training reads it
     assert turn.seconds.keys() == {"teacher thinks", "teacher reads", "bridge", "answer", "total"}
     assert notes == ["a question has no reasoning of its own here: the teacher writes it (data.reasoning)"]
 

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from helmas_core.layering import load_config
+from helmas_core.models import hardware
 from helmas_core.models.heap import KEPT, keep_freed
 
 pytestmark = [
@@ -55,6 +57,13 @@ def test_what_is_beyond_that_is_given_back() -> None:
     assert _blocks(KEPT // 4, kept=True)[2] < KEPT // 4
 
 
+def test_a_cpu_keeps_what_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(hardware, "keep_freed", lambda: asked.append(True))
+    hardware.resolve_hardware(load_config(["lab"], ["hardware.device=cpu"]))
+    assert asked == [True]
+
+
 HELD = """
 import ctypes, os
 from helmas_core.models.heap import give_back, keep_freed
@@ -78,6 +87,10 @@ def test_free_pages_between_blocks_in_use_go_back() -> None:
     assert done == "True" and float(share) > 0.9
 
 
-def test_what_the_environment_says_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MALLOC_TRIM_THRESHOLD_", "1000000"), ("GLIBC_TUNABLES", "glibc.cpu.x=1:glibc.malloc.mmap_max=9")],
+)
+def test_what_the_environment_says_comes_first(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
     assert keep_freed() is False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from helmas_core.errors import ConfigError
+from helmas_core.errors import ConfigError, TrainingError
 from helmas_core.layering import load_config
 from helmas_core.runs import create_run
-from helmas_core.training.tracking import check_tracker, hyperparameters, start_tracking, track
+from helmas_core.training.tracking import check_tracker, hyperparameters, track, tracking
 
 pytestmark = pytest.mark.unit
 
@@ -41,12 +42,23 @@ def test_tensorboard_gets_the_rows_of_metrics(tmp_path: Path) -> None:
     config = load_config(["lab"], ["train.tracker=tensorboard"])
     run = create_run(tmp_path / "run", config)
     accelerator = Accelerator(cpu=True, log_with=config.train.tracker, project_dir=run.path / "tracking")
-    start_tracking(accelerator, config, run)
-    track(accelerator, {"step": 5, "event": "train", "stage": "warm", "loss": 0.5})
-    track(accelerator, {"step": 9, "event": "validation", "bridge": 0.75})
-    accelerator.end_training()
+    with tracking(accelerator, config, run):
+        track(accelerator, {"step": 5, "event": "train", "stage": "warm", "loss": 0.5})
+        track(accelerator, {"step": 9, "event": "validation", "bridge": 0.75})
     found = EventAccumulator(str(run.path / "tracking" / "helmas")).Reload()
     rows = {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
     assert rows["train/loss"] == [(5, 0.5)]
     assert rows["validation/bridge"] == [(9, 0.75)]
     assert run.remove() == []
+
+
+def test_a_tracker_is_closed_however_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate import Accelerator
+
+    closed: list[str] = []
+    accelerator, config = Accelerator(cpu=True), load_config(["lab"])
+    tracker = SimpleNamespace(finish=lambda: closed.append("closed"))
+    monkeypatch.setattr(accelerator, "trackers", [tracker], raising=False)
+    with pytest.raises(TrainingError), tracking(accelerator, config, create_run(tmp_path / "run", config)):
+        raise TrainingError("the loss is not a number")
+    assert closed == ["closed"]
