@@ -62,12 +62,12 @@ def _variant(report: Report, first: Report, seed: int, against: bool) -> dict[st
         for other in CONTRASTS
         if "bridge" in ours and other in known
     }
-    baseline = report is first or not against
+    alone = report is first or not against
     return {
         "bridge": report["bridge"],
         "arms": {name: arm for name, arm in report["arms"].items() if name in BRIDGED},
         "contrasts": contrasts,
-        "against_first": None if baseline else paired_difference(ours["bridge"], theirs["bridge"], seed),
+        "against_first": None if alone else paired_difference(ours["bridge"], theirs["bridge"], seed),
         "costs": {name: cost for name, cost in (report.get("costs") or {}).items() if name in BRIDGED},
         "warnings": list(report.get("warnings") or []),
     }

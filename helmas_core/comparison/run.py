@@ -78,7 +78,7 @@ class Comparison:
             "schema": 1,
             "command": "compare",
             "out": str(self.out),
-            "pair": self._pair(first).describe(),
+            "pair": self._pair(next(iter(configs.values()))).describe(),  # the first may have been refused for its own
             "seed": first.train.seed,
             "variants": [describe(name, config, first, runs[name]) for name, config in configs.items()],
             "refused": self.refused,

@@ -11,7 +11,7 @@ from helmas_core.comparison import run as comparing
 from helmas_core.comparison.run import Comparison, learnable
 from helmas_core.comparison.variants import of_methods
 from helmas_core.config import Config
-from helmas_core.errors import ConfigError, DataError
+from helmas_core.errors import ConfigError, DataError, PairError
 from helmas_core.evaluation.evaluate import evaluate
 from helmas_core.layering import load_config
 from helmas_core.models.pair import Pair
@@ -112,3 +112,18 @@ def test_a_variant_that_cannot_be_trained_does_not_end_the_others(lab_pair: Pair
 def test_nothing_is_left_to_compare(lab_pair: Pair, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the ratio is above"):
         Comparison(tmp_path, lambda _: lab_pair, Silent()).go({"ridge": configs("ridge", sets=FEW)["ridge"]})
+
+
+def test_a_pair_that_cannot_be_loaded_is_that_variants_alone(lab_pair: Pair, tmp_path: Path) -> None:
+    wanted = configs("ridge", "c2c")
+    lost = wanted["ridge"].pair.model_copy(update={"teacher": "lost"})
+    wanted["ridge"] = wanted["ridge"].model_copy(update={"pair": lost})
+
+    def load(config: Config) -> Pair:
+        if config.pair.teacher == "lost":
+            raise PairError("no such model")
+        return lab_pair
+
+    found = Comparison(tmp_path, load, Silent()).go(wanted)
+    assert found["refused"] == {"ridge": "no such model"}
+    assert [one["name"] for one in found["variants"]] == ["c2c"]
