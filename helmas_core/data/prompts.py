@@ -106,11 +106,12 @@ def render(
     item, cue = _worded(task, item, scaffold)
     wanted = takes_reasoning(item, handoff) and (task.reasons or reasoning is not None or bool(item.reasoning))
     whole = (item.reasoning if reasoning is None else reasoning).strip() if wanted else ""
-    thought = without_last_step(whole) if (cut or task.cut) and whole else whole
+    cut = cut or task.cut
+    thought = without_last_step(whole) if cut and whole else whole
     opening, header = _user_turn(template, question_text(item))
     alone = opening + _after(header, cue)
     if thought:
-        source, query, shared = _with_reasoning(item, thought, cue, template, asked=cut or task.cut)
+        source, query, shared = _with_reasoning(item, thought, cue, template, asked=cut)
     elif item.private:
         source, query, shared = _private(item, cue, template)
     elif wanted and reasoning is None and not whole:
