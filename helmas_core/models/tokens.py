@@ -109,6 +109,22 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device | str
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
+def alike(lengths: Sequence[int], spare: int) -> list[list[int]]:
+    """The places of rows with these `lengths`, in the groups of like length that cost least to pass one by one: a group
+    costs its rows times its longest, and `spare` tokens for being a pass of its own."""
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    best: list[tuple[int, int]] = [(0, 0)]  # of the first n rows: the least cost, and where their last group begins
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        best.append(min((best[begin][0] + spare + (end - begin) * longest, begin) for begin in range(end)))
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.append(order[best[end][1] : end])
+        end = best[end][1]
+    return groups[::-1]
+
+
 def endings(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids that end an answer."""
     named = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "</s>")
