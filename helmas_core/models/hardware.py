@@ -85,8 +85,7 @@ def resolve_hardware(config: Config) -> Hardware:
         torch.set_num_threads(config.hardware.threads)
     gpu = torch.cuda.is_available() and config.hardware.device != "cpu"
     device = own_gpu() if gpu else torch.device("cpu")
-    if not gpu:
-        keep_freed()
+    avoid_cudnn_attention() if gpu else keep_freed()
     dtype, why_dtype = _dtype(config.pair, gpu)
     attention, why_attention = _attention(config.pair, gpu, dtype)
     check_bits(config.pair, gpu)
@@ -94,6 +93,12 @@ def resolve_hardware(config: Config) -> Hardware:
     count = processes.count()
     share = f"device {device.type}" + (f", one of {count} processes" if count > 1 else "")
     return Hardware(device, dtype, attention, (share, why_dtype, why_attention))
+
+
+def avoid_cudnn_attention() -> None:
+    """Let sdpa pick another kernel than cuDNN's, which torch 2.11 prefers on Hopper: given a mask and 64, 192, 320 …
+    keys, its backward pass makes NaN of scores under -88, which Qwen2.5 has (pytorch issue 196678)."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def own_gpu() -> torch.device:
