@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import evaluation, handoff, harness, start, training
+from bench import evaluation, gpu, handoff, harness, start, training
 from bench.measure import Ratio, machine
 from helmas_core.errors import HelmasError
 from helmas_core.layering import load_config
@@ -36,6 +36,9 @@ def measures(pair: Pair, repeats: int, curve: bool, dataset: str) -> dict[str, C
         "batched": lambda: evaluation.batched(pair, few),
         "arms": lambda: evaluation.arms_at_once(pair, few, dataset),
         "harness": lambda: harness.against_harness(pair, few, dataset),
+        "decode": lambda: gpu.decoding(pair, repeats),
+        "mfu": lambda: gpu.utilisation(pair, repeats, dataset),
+        "mfu-compiled": lambda: gpu.utilisation(pair, repeats, dataset, compiled=True),
         "start": lambda: start.command_line(repeats),
         "lab": lambda: start.lab_training(),
     }
@@ -81,14 +84,17 @@ def main() -> int:
     parser.add_argument("--student", default="lab:student")
     parser.add_argument("--name", default="lab", help="file under bench/results")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument(
-        "--only", default="", help="comma-separated: handoff floor answer step epoch batched arms harness start lab"
+        "--only",
+        default="",
+        help="comma-separated: handoff floor answer step epoch batched arms harness decode mfu mfu-compiled start lab",
     )
     parser.add_argument("--curve", action="store_true", help="hand-off at 64, 512 and 2,048 tokens, batch 1 and 8")
     parser.add_argument("--dataset", default="relay", help="what all arms, lm-eval's backend and we are asked")
     given = parser.parse_args()
     lab = given.teacher.startswith("lab:")
-    sets = [f"pair.teacher={given.teacher}", f"pair.student={given.student}"]
+    sets = [f"pair.teacher={given.teacher}", f"pair.student={given.student}", f"hardware.device={given.device}"]
     try:
         config = load_config(["lab" if lab else "cpu"], sets)
         pair = load_pair(config, resolve_hardware(config))
@@ -96,7 +102,9 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     known = measures(pair, given.repeats, given.curve, given.dataset)
-    chosen = [name for name in given.only.split(",") if name] or [n for n in known if lab or n not in ("start", "lab")]
+    elsewhere = () if lab else ("start", "lab")
+    elsewhere = elsewhere if pair.device.type == "cuda" else (*elsewhere, "decode", "mfu", "mfu-compiled")
+    chosen = [name for name in given.only.split(",") if name] or [n for n in known if n not in elsewhere]
     if unknown := set(chosen) - set(known):
         parser.error(f"unknown measure {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     ratios: list[Ratio] = []

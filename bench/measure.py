@@ -92,10 +92,11 @@ def _processor() -> str:
 
 
 @torch.no_grad()
-def peak(device: torch.device, dtype: torch.dtype, size: int = 2048) -> tuple[float, float]:
+def peak(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """What this machine does at best: FLOP/s of a square matrix product, bytes/s of a copy in memory."""
+    size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    source = torch.empty(2**28, dtype=torch.uint8, device=device)
+    source = torch.empty(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     product, copy = in_turn(lambda: a @ b, lambda: target.copy_(source), device, 5)
     return 2 * size**3 / min(product), 2 * source.numel() / min(copy)

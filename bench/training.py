@@ -43,7 +43,12 @@ def settings(pair: Pair, bridge: BridgeSection = WIDE, dataset: str = "relay", *
         "continuation": 0.3,
         "amp": amp(pair),
     }
-    data = {"dataset": dataset, "handoff": "prompt", "limit": 64, "chat_template": pair.template is not None}
+    data = {
+        "dataset": dataset,
+        "handoff": "prompt",
+        "limit": train.pop("limit", 64),
+        "chat_template": pair.template is not None,
+    }
     return validate(Config, {"bridge": bridge.model_dump(), "data": data, "train": {**defaults, **train}})
 
 
