@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from helmas_core.errors import DataError
-from helmas_core.models.cache import KVCache
+from helmas_core.models.cache import KVCache, pieces, stack
 
 AUTO_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -42,12 +42,14 @@ class Statistics(nn.Module):
     def standardise_into(self, out: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         """The same layer by layer, [B, H, T, D] each, without a copy in between: `out` is [L, B, T, 2, H, D], of any
         layout and dtype. No gradient goes through it."""
-        scale = 1 / self.std[:, :, :, None]
-        shift = -self.mean[:, :, :, None] * scale
+        scale = 1 / self.std[:, :, None, :, None]
+        shift = -self.mean[:, :, None, :, None] * scale
         for which, states in enumerate((keys, values)):
-            for layer, state in enumerate(states):
-                moved = torch.addcmul(shift[which, layer], state.float(), scale[which, layer])
-                out[layer, :, :, which].copy_(moved.transpose(1, 2))
+            for piece in pieces(range(len(states)), out.device):
+                part = slice(piece[0], piece[-1] + 1)
+                state = stack(states[part]).float()
+                moved = torch.addcmul(shift[which, part], state, scale[which, part])
+                out[part, :, :, which].copy_(moved.transpose(2, 3))
         return out
 
     def restore(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

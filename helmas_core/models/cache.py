@@ -12,11 +12,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from helmas_core.errors import CacheError
 from helmas_core.models.layers import layer_devices, layer_states
 
 TransformersCache = DynamicCache
+AT_ONCE = {"cuda"}  # devices where starting a kernel takes longer than what it does to one layer
+
+
+def pieces(layers: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Layers to be computed together: all of them on a GPU; each alone on a CPU, whose caches hold one."""
+    return [[*layers]] if device.type in AT_ONCE and layers else [[layer] for layer in layers]
+
+
+def stack(layers: Sequence[Tensor]) -> Tensor:
+    """[B, H, T, D] each → [L, B, H, T, D]; one alone is a view."""
+    return layers[0][None] if len(layers) == 1 else torch.stack(tuple(layers))
 
 
 @dataclass(frozen=True)
@@ -153,10 +165,21 @@ class KVCache:
         return cls(keys, values, mask, positions, rows[0].rotated, ids, hidden)
 
     def to_transformers(self) -> DynamicCache:
-        """A fresh transformers cache; generating with it leaves this one as it was."""
+        """A fresh transformers cache over the same tensors, which it does not write to: what comes after them is joined
+        to them in new ones, so generating with it leaves this one as it was."""
         if not self.rotated:
             raise CacheError("keys without RoPE cannot be injected", fix="rotate the cache first")
-        return DynamicCache(list(zip(self.keys, self.values, strict=True)))
+        filled = empty_cache()
+        filled.layers.extend(_layer(*both) for both in zip(self.keys, self.values, strict=True))
+        return filled
+
+
+def _layer(keys: Tensor, values: Tensor) -> DynamicLayer:
+    """A layer of a transformers cache that holds these very tensors: filled in its own way it would copy them."""
+    layer = DynamicLayer()
+    layer.update(keys[:, :, :0], values[:, :, :0])
+    layer.keys, layer.values = keys, values
+    return layer
 
 
 def _pad_left(tensor: Tensor, count: int, dim: int) -> Tensor:

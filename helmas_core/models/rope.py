@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from helmas_core.models.cache import KVCache, read
+from helmas_core.models.cache import KVCache, pieces, read, stack
 from helmas_core.models.layers import decoder, layer_inputs, layer_states
 
 _MOVED = 64  # positions
@@ -54,11 +54,16 @@ class Rope:
         angles = {kind: self.angles(cache.positions, kind) for kind in set(self.layer_types)}
         wanted = [(kind, keys.shape[1]) for kind, keys in zip(self.layer_types, cache.keys, strict=True)]
         both = {kind: pair if on else backwards(*pair) for kind, pair in angles.items()}
-        turns = {(kind, heads): _tables(*both[kind], heads) for kind, heads in set(wanted)}
-        layers = enumerate(zip(cache.keys, wanted, strict=True))
-        turned = (k.float() if i in self.still else _turned(k, *turns[like]) for i, (k, like) in layers)
-        keys = tuple(k.to(cache.keys[0].dtype) if on else k for k in turned)
-        return replace(cache, keys=keys, rotated=on)
+        dtype = cache.keys[0].dtype if on else torch.float32
+        keys = [key.to(dtype) if i in self.still else key for i, key in enumerate(cache.keys)]
+        for kind, heads in dict.fromkeys(wanted):
+            tables = _tables(*both[kind], heads)
+            like = [i for i, which in enumerate(wanted) if which == (kind, heads) and i not in self.still]
+            for piece in pieces(like, cache.mask.device):
+                turned = _turned(stack([cache.keys[i] for i in piece]), *tables).to(dtype)
+                for i, key in zip(piece, turned, strict=True):
+                    keys[i] = key
+        return replace(cache, keys=tuple(keys), rotated=on)
 
 
 def apply_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

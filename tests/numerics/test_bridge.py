@@ -14,6 +14,7 @@ from helmas_core.bridges.helmas import HelmasBridge, HelmasOptions
 from helmas_core.bridges.registry import build_bridge, make_bridge
 from helmas_core.config import BridgeSection
 from helmas_core.errors import DataError
+from helmas_core.models import cache as models_cache
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.inject import forward, generate
@@ -110,6 +111,22 @@ QUICK = [
     BridgeSection.model_validate(given)
     for given in (*({"mode": "replace", **o} for o in OPTIONS), {"method": "ridge", "max_ratio": 99})
 ]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_all_layers_at_once_make_what_they_make_one_by_one(
+    unequal: Pair, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU takes them at once, a CPU one by one."""
+    bridge, state, _ = _fitted(unequal, **options)
+    alone = _without_gradient(bridge, state)
+    monkeypatch.setattr(models_cache, "AT_ONCE", {"cpu"})
+    for ours, theirs in zip(_tensors(_without_gradient(bridge, state)), _tensors(alone), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def _tensors(cache: KVCache) -> tuple[torch.Tensor, ...]:
+    return cache.keys + cache.values
 
 
 @pytest.mark.parametrize("section", QUICK, ids=str)

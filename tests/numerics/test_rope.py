@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, CohereConfig, GPTJConfig, PreTrainedModel
 
 from helmas_core.errors import PairError
+from helmas_core.models import cache as models_cache
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.loading import freeze
 from helmas_core.models.rope import Rope, apply_rotation, find_rope, remove_rotation, rope_residual
@@ -52,6 +53,21 @@ def test_unrotated_keys_are_what_the_projection_put_out(family: str) -> None:
     cache, projected = _projected(model)
     for keys, out in zip(rope.unrotate(cache).keys, projected, strict=True):
         torch.testing.assert_close(keys, out, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_layers_at_once_are_turned_as_one_by_one(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU turns them at once, a CPU one by one."""
+    model = tiny_model(family)
+    rope, cache = find_rope(model, IDS)[0], capture(model, IDS, torch.ones_like(IDS))
+    alone = rope.unrotate(cache)
+    again = rope.rotate(alone)
+    monkeypatch.setattr(models_cache, "AT_ONCE", {"cpu"})
+    for ours, theirs in zip((rope.unrotate(cache), rope.rotate(alone)), (alone, again), strict=True):
+        assert ours.rotated is theirs.rotated
+        for key, other in zip(ours.keys, theirs.keys, strict=True):
+            assert key.dtype == other.dtype
+            torch.testing.assert_close(key, other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
