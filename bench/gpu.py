@@ -37,6 +37,7 @@ def utilisation(pair: Pair, repeats: int, dataset: str, compiled: bool = False) 
         examples = prepare(config, pair, "train", batch, 0, Silent())
         if len(examples) < batch:
             return
+        forget_peak(pair.device)
         bridge = build_bridge(WIDE, pair)
         objective = Objective(pair, bridge, config.train)
         bridge.fit([objective.states(examples[:32])])
@@ -80,6 +81,11 @@ def top_speed(device: torch.device) -> float:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     known = [speed for card, speed in DENSE_BF16.items() if card in name]
     return known[0] if known else peak(device, torch.bfloat16)[0]
+
+
+def forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_gib(device: torch.device) -> float:

@@ -45,7 +45,7 @@ class Statistics(nn.Module):
         scale = 1 / self.std[:, :, None, :, None]
         shift = -self.mean[:, :, None, :, None] * scale
         for which, states in enumerate((keys, values)):
-            for piece in pieces(range(len(states)), out.device):
+            for piece in pieces(range(len(states)), states[0]):
                 part = slice(piece[0], piece[-1] + 1)
                 state = stack(states[part]).float()
                 moved = torch.addcmul(shift[which, part], state, scale[which, part])

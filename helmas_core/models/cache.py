@@ -18,12 +18,15 @@ from helmas_core.errors import CacheError
 from helmas_core.models.layers import layer_devices, layer_states
 
 TransformersCache = DynamicCache
-AT_ONCE = {"cuda"}  # devices where starting a kernel takes longer than what it does to one layer
+AT_ONCE = {"cuda"}  # devices where starting a kernel takes longer than what it does to one small layer
+_MOST = 2**26  # values that are taken at once there: what comes of them in fp32 is a quarter of a GiB
 
 
-def pieces(layers: Sequence[int], device: torch.device) -> list[list[int]]:
-    """Layers to be computed together: all of them on a GPU; each alone on a CPU, whose caches hold one."""
-    return [[*layers]] if device.type in AT_ONCE and layers else [[layer] for layer in layers]
+def pieces(layers: Sequence[int], like: Tensor) -> list[list[int]]:
+    """Layers to be computed together, each [B, H, T, D] as `like`: on a GPU as many as are small; on a CPU one, which
+    its caches hold."""
+    size = max(1, _MOST // max(1, like.numel())) if like.device.type in AT_ONCE else 1
+    return [[*layers[begin : begin + size]] for begin in range(0, len(layers), size)]
 
 
 def stack(layers: Sequence[Tensor]) -> Tensor:

@@ -85,7 +85,10 @@ def resolve_hardware(config: Config) -> Hardware:
         torch.set_num_threads(config.hardware.threads)
     gpu = torch.cuda.is_available() and config.hardware.device != "cpu"
     device = own_gpu() if gpu else torch.device("cpu")
-    avoid_cudnn_attention() if gpu else keep_freed()
+    if gpu:
+        avoid_cudnn_attention()
+    else:
+        keep_freed()
     dtype, why_dtype = _dtype(config.pair, gpu)
     attention, why_attention = _attention(config.pair, gpu, dtype)
     check_bits(config.pair, gpu)

@@ -59,7 +59,7 @@ class Rope:
         for kind, heads in dict.fromkeys(wanted):
             tables = _tables(*both[kind], heads)
             like = [i for i, which in enumerate(wanted) if which == (kind, heads) and i not in self.still]
-            for piece in pieces(like, cache.mask.device):
+            for piece in pieces(like, cache.keys[0]):
                 turned = _turned(stack([cache.keys[i] for i in piece]), *tables).to(dtype)
                 for i, key in zip(piece, turned, strict=True):
                     keys[i] = key

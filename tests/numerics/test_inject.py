@@ -102,6 +102,19 @@ def test_generating_leaves_the_cache_as_it_was() -> None:
     assert cache.keys[0].shape[2] == max(map(len, SOURCES))
 
 
+def test_a_cache_is_handed_on_without_a_copy_and_nothing_writes_to_it() -> None:
+    model = tiny_model()
+    cache = capture(model, *pad_left(SOURCES, 0))
+    before = [t.clone() for t in cache.keys + cache.values]
+    filled = cache.to_transformers()
+    assert all(layer.keys is key for layer, key in zip(filled.layers, cache.keys, strict=True))
+    assert all(layer.values is value for layer, value in zip(filled.layers, cache.values, strict=True))
+    inject.generate(model, cache, *pad_left(QUERIES, 0), 5)
+    inject.score(model, cache, *pad_left(QUERIES, 0), [[[3, 4], [5]]] * len(SOURCES))
+    capture(model, *pad_left(QUERIES, 0), past=cache)
+    assert all(torch.equal(now, then) for now, then in zip(cache.keys + cache.values, before, strict=True))
+
+
 def test_generation_equals_repeated_full_forwards() -> None:
     model, row = tiny_model("qwen3"), SOURCES[0] + QUERIES[0]
     for _ in range(6):
