@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from helmas_core.errors import CacheError
 from helmas_core.models import inject
 from helmas_core.models.backends import attention_of
-from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.cache import KVCache, capture, read_layers
 from helmas_core.models.loading import freeze
 from helmas_core.models.tokens import pad_left
 from tests.tiny import FAMILIES, tiny_model
@@ -106,9 +106,8 @@ def test_a_cache_is_handed_on_without_a_copy_and_nothing_writes_to_it() -> None:
     model = tiny_model()
     cache = capture(model, *pad_left(SOURCES, 0))
     before = [t.clone() for t in cache.keys + cache.values]
-    filled = cache.to_transformers()
-    assert all(layer.keys is key for layer, key in zip(filled.layers, cache.keys, strict=True))
-    assert all(layer.values is value for layer, value in zip(filled.layers, cache.values, strict=True))
+    for ours, theirs in zip((cache.keys, cache.values), read_layers(cache.to_transformers()), strict=True):
+        assert all(one is other for one, other in zip(ours, theirs, strict=True))
     inject.generate(model, cache, *pad_left(QUERIES, 0), 5)
     inject.score(model, cache, *pad_left(QUERIES, 0), [[[3, 4], [5]]] * len(SOURCES))
     capture(model, *pad_left(QUERIES, 0), past=cache)
