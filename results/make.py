@@ -9,6 +9,7 @@ replaced, the rest is written by hand.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ def figure(documents: dict[str, dict[str, Any]], path: Path) -> None:
             [a["ci"][1] - a["accuracy"] for _, a in found],
         ]
         axes.bar(x, y, 0.15, color=colour, label=arm, yerr=spread, error_kw={"lw": 0.7, "alpha": 0.6})
-    axes.set_xticks(range(len(names)), [ROWS[name].title.replace(", ", ",\n") for name in names], fontsize=8)
+    axes.set_xticks(range(len(names)), [textwrap.fill(ROWS[name].title, 20) for name in names], fontsize=8)
     axes.set(ylim=(0, 1.08), ylabel="accuracy")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(ncols=len(shown), fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14))
