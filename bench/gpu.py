@@ -20,7 +20,8 @@ from helmas_core.models.inject import generate
 from helmas_core.models.pair import Pair
 from helmas_core.progress import Silent
 from helmas_core.training.following import choose
-from helmas_core.training.loop import Trainer
+from helmas_core.training.loop import Trainer, memory_gib
+from helmas_core.training.losses import IGNORE
 from helmas_core.training.objective import Objective
 from helmas_core.training.order import step_random
 
@@ -46,7 +47,7 @@ def utilisation(pair: Pair, repeats: int, dataset: str, compiled: bool = False) 
         times, _ = in_turn(step, lambda: None, pair.device, repeats, warm=3)
         need = [flops(pair, bridge, examples, config.train.seed) / best] * len(times)
         read = sum(len(example.source) for example in examples)
-        note = f"{read / sorted(times)[len(times) // 2]:,.0f} tokens/s, {peak_gib(pair.device):.1f} GiB"
+        note = f"{read / sorted(times)[len(times) // 2]:,.0f} tokens/s, {memory_gib(pair.device):.1f} GiB"
         name = f"MFU of a training step, wide bridge, batch {batch}" + (", compiled" if compiled else "")
         yield Ratio(name, f"its arithmetic at {best / 1e12:.0f} TFLOP/s", "step", need, times, 0.45, note=note)
 
@@ -57,7 +58,7 @@ def flops(pair: Pair, bridge: Bridge, examples: Sequence[Example], seed: int) ->
     config = settings(pair).train
     following = choose(list(examples), config, step_random(seed, 0, 0), pair.pad, pair.device)
     read, said = sum(len(example.source) for example in examples), int(following.mask.sum())
-    scored = int((following.labels != -100).sum())
+    scored = int((following.labels != IGNORE).sum())
     head = head_of(pair.student.model).numel()
     teacher, student = (body(member.model) for member in (pair.teacher, pair.student))
     return 2 * teacher * read + 4 * bridge.parameter_count() * read + 4 * student * said + 4 * head * scored
@@ -86,10 +87,6 @@ def top_speed(device: torch.device) -> float:
 def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_gib(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
 
 
 def decoding(pair: Pair, repeats: int, written: int = 64) -> Iterator[Ratio]:

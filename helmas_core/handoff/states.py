@@ -16,7 +16,7 @@ from helmas_core.models.joint import together
 from helmas_core.models.pair import Member, Pair
 from helmas_core.models.tokens import alike, pad_left
 
-PASS = 8192  # tokens that an H200 reads, with 1.5 billion parameters, while Python starts a pass's kernels
+TOKENS_OF_A_PASS = 8192  # what an H200 reads with 1.5 billion parameters while Python starts a pass's kernels
 
 
 class States:
@@ -88,7 +88,7 @@ class States:
 
     def _run(self, sources: Sequence[Ids]) -> KVCache:
         """The batch of `sources`, short and long ones apart where padding would cost more than a pass."""
-        groups = alike([len(source) for source in sources], PASS * (1 + self.member.latent_steps))
+        groups = alike([len(source) for source in sources], TOKENS_OF_A_PASS * (1 + self.member.latent_steps))
         if len(groups) == 1:
             return self._pass(sources)
         read = KVCache.join([self._pass([sources[place] for place in group]) for group in groups])

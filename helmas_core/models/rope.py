@@ -58,8 +58,8 @@ class Rope:
         keys = [key.to(dtype) if i in self.still else key for i, key in enumerate(cache.keys)]
         for kind, heads in dict.fromkeys(wanted):
             tables = _tables(*both[kind], heads)
-            like = [i for i, which in enumerate(wanted) if which == (kind, heads) and i not in self.still]
-            for piece in pieces(like, cache.keys[0]):
+            members = [i for i, which in enumerate(wanted) if which == (kind, heads) and i not in self.still]
+            for piece in pieces(members, cache.keys[0]):
                 turned = _turned(stack([cache.keys[i] for i in piece]), *tables).to(dtype)
                 for i, key in zip(piece, turned, strict=True):
                     keys[i] = key

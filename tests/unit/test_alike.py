@@ -45,7 +45,7 @@ def test_what_is_read_apart_is_what_is_read_at_once(
     whole = States(unequal.teacher, unequal.pad, hidden=hidden).read(sources)
     passes = list[int]()
     once = States._pass
-    monkeypatch.setattr(states, "PASS", 4)
+    monkeypatch.setattr(states, "TOKENS_OF_A_PASS", 4)
     monkeypatch.setattr(States, "_pass", lambda self, some: passes.append(len(some)) or once(self, some))
     apart = States(unequal.teacher, unequal.pad, hidden=hidden).read(sources)
     assert sorted(passes) == [1, 2, 2]
