@@ -42,7 +42,7 @@ class SkipBlend(nn.Module):
         self.register_buffer("chosen", centres(teacher_layers, student_layers).round().long(), persistent=False)
 
     def forward(self, states: Tensor, which: int) -> Tensor:  # noqa: ARG002 - all blends are called alike
-        """[Lt, B, T, H, D] → [Ls, B, T, H, D]; `which` is 0 for keys, 1 for values."""
+        """[Lt, B, H, T, D] → [Ls, B, H, T, D]; `which` is 0 for keys, 1 for values."""
         return states[self.chosen]
 
     def weights(self) -> Tensor:
@@ -72,7 +72,7 @@ class LocalBlend(nn.Module):
 
     def forward(self, states: Tensor, which: int) -> Tensor:
         taps = torch.cat((self.taps[which], self.taps[which]), -1)[..., : states.shape[-1]]
-        return torch.einsum("lkbthd,lkd->lbthd", states[self.window], taps.to(states.dtype))
+        return torch.einsum("lkbhtd,lkd->lbhtd", states[self.window], taps.to(states.dtype))
 
     def weights(self) -> Tensor:
         mean = self.taps.detach().float().mean(-1)

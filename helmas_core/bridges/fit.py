@@ -40,7 +40,7 @@ class Statistics(nn.Module):
         return (keys - mean[0]) / std[0], (values - mean[1]) / std[1]
 
     def standardise_into(self, out: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-        """The same layer by layer, [B, H, T, D] each, without a copy in between: `out` is [L, B, T, 2, H, D], of any
+        """The same layer by layer, [B, H, T, D] each, without a copy in between: `out` is [2, L, B, H, T, D], of any
         layout and dtype. No gradient goes through it."""
         scale = 1 / self.std[:, :, None, :, None]
         shift = -self.mean[:, :, None, :, None] * scale
@@ -48,8 +48,7 @@ class Statistics(nn.Module):
             for piece in pieces(range(len(states)), states[0]):
                 part = slice(piece[0], piece[-1] + 1)
                 state = stack(states[part]).float()
-                moved = torch.addcmul(shift[which, part], state, scale[which, part])
-                out[part, :, :, which].copy_(moved.transpose(2, 3))
+                out[which, part].copy_(torch.addcmul(shift[which, part], state, scale[which, part]))
         return out
 
     def restore(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

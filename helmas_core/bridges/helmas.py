@@ -17,7 +17,7 @@ from helmas_core.bridges.base import KeysValues
 from helmas_core.bridges.blend import build_blend, nearest_layers
 from helmas_core.bridges.fit import AUTO_STRENGTHS, Ridge, held_out
 from helmas_core.bridges.project import DeepProjector, HeadMap, WideProjector
-from helmas_core.bridges.standard import Translator, fuse_gate, layer_shares, neighbours, product_dtype, token_rows
+from helmas_core.bridges.standard import Translator, fuse_gate, layer_shares, neighbours, product_dtype, states_of, token_rows
 from helmas_core.config import Section
 from helmas_core.models.cache import KVCache
 from helmas_core.models.geometry import Geometry
@@ -109,20 +109,26 @@ class HelmasBridge(Translator):
         """The projectors' inputs, [Ls, N, I] each: one joint, or one for keys and one for values."""
         if self.blend is None:
             return [neighbours(self.by_token(state, dtype), self.window)]
-        return [self._rows(self.blend(x, which), which) for which, x in enumerate(self.by_layer(state, dtype))]
+        blended = [self.blend(x, which) for which, x in enumerate(self.by_layer(state, dtype))]
+        mapped = blended if self.head_map is None else [self.head_map(x, which) for which, x in enumerate(blended)]
+        return [self._rows(x) for x in mapped]
 
-    def _rows(self, blended: Tensor, which: int) -> Tensor:
-        """[Ls, B, T, Ht, D] → rows of one head each, or of all heads of a token."""
+    def _rows(self, states: Tensor) -> Tensor:
+        """[L, B, H, T, D] → [L, N, W]: rows of one head each, or of all heads of a token."""
         if self.options.projector_input == "layer":
-            return blended.flatten(3).flatten(1, 2)
-        mapped = blended if self.head_map is None else self.head_map(blended, which)
-        return mapped.flatten(1, 3)
+            return states.transpose(2, 3).flatten(3).flatten(1, 2)
+        return states.flatten(1, 3)
 
     def _outputs(self, projected: list[Tensor], state: KVCache) -> KeysValues:
         """[Ls, N, O] → keys and values [B, Ls, Hs, T, Ds]."""
-        shape = (state.batch, state.length, -1, self.student_geometry.kv_heads, self.student_geometry.head_dim)
-        parts = [p.reshape(len(p), *shape) for p in projected]  # [Ls, B, T, 1 or 2, Hs, Ds]
-        keys, values = (one.float().permute(1, 0, 3, 2, 4) for part in parts for one in part.unbind(3))
+        heads, tokens = self.student_geometry.kv_heads, (state.batch, state.length)
+        if self.blend is None:
+            return states_of(projected[0].float().unflatten(1, tokens), heads)
+        if self.options.projector_input == "layer":
+            parts = [p.unflatten(2, (heads, -1)).unflatten(1, tokens).transpose(2, 3) for p in projected]
+        else:
+            parts = [p.unflatten(1, (state.batch, heads, state.length)) for p in projected]
+        keys, values = (part.float().transpose(0, 1) for part in parts)
         return keys, values
 
     @torch.no_grad()
@@ -164,9 +170,7 @@ class HelmasBridge(Translator):
         """The student's own standardised cache in the projectors' output layout."""
         if self.blend is None:
             return [token_rows(self.standard_form(own)).flatten(1, 2)]
-        keys, values = (t.permute(1, 0, 3, 2, 4) for t in self.standard_form(own))  # [Ls, B, T, Hs, Ds]
-        last = 3 if self.options.projector_input == "layer" else 4
-        return [t.flatten(last).flatten(1, last - 1) for t in (keys, values)]
+        return [self._rows(t.transpose(0, 1)) for t in self.standard_form(own)]
 
     def diagnostics(self) -> dict[str, Any]:
         blend = None if self.blend is None else self.blend.weights()  # type: ignore[operator]
@@ -184,7 +188,8 @@ class HelmasBridge(Translator):
 
 def _rows_of(tokens: Tensor, x: Tensor) -> Tensor:
     """What is said of tokens, [B, T], for the rows of x that belong to them, [N]."""
-    return tokens.flatten().repeat_interleave(x.shape[1] // tokens.numel())
+    heads = x.shape[1] // tokens.numel()
+    return tokens[:, None].expand(-1, heads, -1).flatten()
 
 
 def _projector(teacher: Geometry, student: Geometry, options: HelmasOptions) -> nn.Module:

@@ -127,5 +127,5 @@ class HeadMap(nn.Module):
         self.weight = nn.Parameter(shares.repeat(2, layers, 1, 1))
 
     def forward(self, states: Tensor, which: int) -> Tensor:
-        """[L, B, T, Ht, D] → [L, B, T, Hs, D]; `which` is 0 for keys, 1 for values."""
-        return torch.einsum("lbthd,lsh->lbtsd", states, self.weight[which].to(states.dtype))
+        """[L, B, Ht, T, D] → [L, B, Hs, T, D]; `which` is 0 for keys, 1 for values."""
+        return torch.einsum("lbhtd,lsh->lbstd", states, self.weight[which].to(states.dtype))

@@ -41,14 +41,14 @@ class StandardBridge(Bridge):
         """The same as one row for each token, all layers side by side: [B · T, Lt, 2 · Ht · Dt]."""
         layers, heads, dim = self.source.mean.shape[1:]
         rows = torch.empty(state.batch, state.length, layers, 2, heads, dim, dtype=dtype, device=state.mask.device)
-        self._write(state, rows.permute(2, 0, 1, 3, 4, 5))
+        self._write(state, rows.permute(3, 2, 0, 4, 1, 5))
         return rows.flatten(3).flatten(0, 1)
 
     def by_layer(self, state: KVCache, dtype: torch.dtype) -> Tensor:
-        """The same layer by layer, keys before values: [2, Lt, B, T, Ht, Dt]."""
+        """The same layer by layer, keys before values: [2, Lt, B, Ht, T, Dt]."""
         layers, heads, dim = self.source.mean.shape[1:]
-        rows = torch.empty(2, layers, state.batch, state.length, heads, dim, dtype=dtype, device=state.mask.device)
-        self._write(state, rows.permute(1, 2, 3, 0, 4, 5))
+        rows = torch.empty(2, layers, state.batch, heads, state.length, dim, dtype=dtype, device=state.mask.device)
+        self._write(state, rows)
         return rows
 
     @torch.no_grad()

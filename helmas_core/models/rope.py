@@ -94,8 +94,7 @@ def _turned(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """k · cos + rotate_half(k) · sin on the first R channels, in fp32; `cos` and `sin` as `_tables` writes them."""
     width = cos.shape[-1]
     first = keys[..., :width].float()
-    swapped = first.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    turned = torch.addcmul(first * cos, swapped, sin)
+    turned = (first * cos).addcmul_(first.roll(width // 2, -1), sin)
     return turned if width == keys.shape[-1] else torch.cat((turned, keys[..., width:].float()), -1)
 
 
