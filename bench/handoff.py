@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import Ratio, in_turn, peak
 from helmas_core.bridges.base import Bridge
@@ -63,16 +64,18 @@ def against_floor(pair: Pair, repeats: int, curve: bool) -> Iterator[Ratio]:
             state = capture(pair.teacher.model, *tokens_of(pair, batch, length))
             work = lambda state=state, bridge=bridge: hand_over(bridge, state, pair)  # noqa: E731 - timed twice over
             times, _ = in_turn(work, lambda: None, pair.device, repeats)
-            bound = [floor(kind, bridge, state, *best)] * repeats
+            bound = [floor(bridge, state, *best)] * repeats
             name = f"{kind} hand-off over its floor, {batch} × {length} tokens"
             goal = 3.0 if (batch, length) == (1, 512) else None
             yield Ratio(name, "hand-off", "floor", times, bound, goal, ceiling=True)
 
 
-def floor(kind: str, bridge: Bridge, state: KVCache, flops: float, bandwidth: float) -> float:
+@torch.no_grad()
+def floor(bridge: Bridge, state: KVCache, flops: float, bandwidth: float) -> float:
     """Seconds: the longer of the matrix products at `flops` FLOP/s and the traffic at `bandwidth` bytes/s."""
-    rows = state.batch * state.length * (bridge.student_geometry.kv_heads if kind == "head-wise" else 1)
-    return max(2 * bridge.parameter_count() * rows / flops, traffic(bridge, state) / bandwidth)
+    with FlopCounterMode(display=False) as counted:
+        bridge(state)
+    return max(counted.get_total_flops() / flops, traffic(bridge, state) / bandwidth)
 
 
 def traffic(bridge: Bridge, state: KVCache) -> int:

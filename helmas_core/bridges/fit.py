@@ -6,7 +6,7 @@ states. Shapes: B batch, L layers, H KV heads, T tokens, D head dim; N rows, I i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import count
 
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from helmas_core.errors import DataError
-from helmas_core.models.cache import KVCache, pieces, stack
+from helmas_core.models.cache import KVCache
 
+Pieces = Iterable[tuple[slice, Tensor]]  # which layers, and what they keep
 AUTO_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -39,16 +40,14 @@ class Statistics(nn.Module):
         mean, std = self.mean[:, :, :, None], self.std[:, :, :, None]
         return (keys - mean[0]) / std[0], (values - mean[1]) / std[1]
 
-    def standardise_into(self, out: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-        """The same layer by layer, [B, H, T, D] each, without a copy in between: `out` is [2, L, B, H, T, D], of any
-        layout and dtype. No gradient goes through it."""
-        scale = 1 / self.std[:, :, None, :, None]
-        shift = -self.mean[:, :, None, :, None] * scale
-        for which, states in enumerate((keys, values)):
-            for piece in pieces(range(len(states)), states[0]):
-                part = slice(piece[0], piece[-1] + 1)
-                state = stack(states[part]).float()
-                out[which, part].copy_(torch.addcmul(shift[which, part], state, scale[which, part]))
+    @torch.no_grad()
+    def standardise_into(self, out: Tensor, which: int, states: Pieces) -> Tensor:
+        """The same for keys (`which` is 0) or values (1) that come some layers at a time, [n, B, H, T, D], without a
+        copy in between: `out` is [L, B, H, T, D], of any layout and dtype. No gradient goes through it."""
+        scale = 1 / self.std[which, :, None, :, None]
+        shift = -self.mean[which, :, None, :, None] * scale
+        for part, some in states:
+            out[part].copy_(torch.addcmul(shift[part], some.float(), scale[part]))
         return out
 
     def restore(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ and a closed-form start. Shapes: B batch, L layers, H KV heads, T tokens, D head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,7 +17,15 @@ from helmas_core.bridges.base import KeysValues
 from helmas_core.bridges.blend import build_blend, nearest_layers
 from helmas_core.bridges.fit import AUTO_STRENGTHS, Ridge, held_out
 from helmas_core.bridges.project import DeepProjector, HeadMap, WideProjector
-from helmas_core.bridges.standard import Translator, fuse_gate, layer_shares, neighbours, product_dtype, states_of, token_rows
+from helmas_core.bridges.standard import (
+    Translator,
+    fuse_gate,
+    layer_shares,
+    neighbours,
+    product_dtype,
+    states_of,
+    token_rows,
+)
 from helmas_core.config import Section
 from helmas_core.models.cache import KVCache
 from helmas_core.models.geometry import Geometry
@@ -105,13 +113,14 @@ class HelmasBridge(Translator):
         inputs = self._inputs(state, product_dtype(state))
         return self._outputs([p(x) for p, x in zip(self.projectors, inputs, strict=True)], state)
 
-    def _inputs(self, state: KVCache, dtype: torch.dtype) -> list[Tensor]:
-        """The projectors' inputs, [Ls, N, I] each: one joint, or one for keys and one for values."""
+    def _inputs(self, state: KVCache, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The projectors' inputs, [Ls, N, I] each: one joint, or one for keys and then one for values."""
         if self.blend is None:
-            return [neighbours(self.by_token(state, dtype), self.window)]
-        blended = [self.blend(x, which) for which, x in enumerate(self.by_layer(state, dtype))]
-        mapped = blended if self.head_map is None else [self.head_map(x, which) for which, x in enumerate(blended)]
-        return [self._rows(x) for x in mapped]
+            yield neighbours(self.by_token(state, dtype), self.window)
+            return
+        for which, rows in enumerate(self.by_layer(state, dtype)):
+            blended = self.blend(rows, which)
+            yield self._rows(blended if self.head_map is None else self.head_map(blended, which))
 
     def _rows(self, states: Tensor) -> Tensor:
         """[L, B, H, T, D] → [L, N, W]: rows of one head each, or of all heads of a token."""

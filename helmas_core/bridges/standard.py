@@ -6,17 +6,17 @@ Shapes: B batch, L layers, H KV heads, T tokens, D head dim; t teacher, s studen
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from helmas_core.bridges.base import COMPARING, FUNCTIONAL, Bridge, KeysValues
-from helmas_core.bridges.fit import Statistics, Sums
+from helmas_core.bridges.fit import Pieces, Statistics, Sums
 from helmas_core.config import Section
 from helmas_core.errors import CacheError
-from helmas_core.models.cache import KVCache
+from helmas_core.models.cache import KVCache, pieces
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.rope import Rope
 
@@ -41,20 +41,22 @@ class StandardBridge(Bridge):
         """The same as one row for each token, all layers side by side: [B · T, Lt, 2 · Ht · Dt]."""
         layers, heads, dim = self.source.mean.shape[1:]
         rows = torch.empty(state.batch, state.length, layers, 2, heads, dim, dtype=dtype, device=state.mask.device)
-        self._write(state, rows.permute(3, 2, 0, 4, 1, 5))
+        for out, (which, states) in zip(rows.permute(3, 2, 0, 4, 1, 5), self._plain_pieces(state), strict=True):
+            self.source.standardise_into(out, which, states)
         return rows.flatten(3).flatten(0, 1)
 
-    def by_layer(self, state: KVCache, dtype: torch.dtype) -> Tensor:
-        """The same layer by layer, keys before values: [2, Lt, B, Ht, T, Dt]."""
+    def by_layer(self, state: KVCache, dtype: torch.dtype) -> Iterator[Tensor]:
+        """The same layer by layer, keys and then values: [Lt, B, Ht, T, Dt] each."""
         layers, heads, dim = self.source.mean.shape[1:]
-        rows = torch.empty(2, layers, state.batch, heads, state.length, dim, dtype=dtype, device=state.mask.device)
-        self._write(state, rows)
-        return rows
+        shape = (layers, state.batch, heads, state.length, dim)
+        for which, states in self._plain_pieces(state):
+            rows = torch.empty(shape, dtype=dtype, device=state.mask.device)
+            yield self.source.standardise_into(rows, which, states)
 
-    @torch.no_grad()
-    def _write(self, state: KVCache, out: Tensor) -> None:
-        plain = self._turned(state, 0)
-        self.source.standardise_into(out, plain.keys, plain.values)
+    def _plain_pieces(self, state: KVCache) -> Iterator[tuple[int, Pieces]]:
+        turns = state.rotated is self.takes_rope_off
+        yield 0, self._rope(0).turned(state) if turns else pieces(state.keys)
+        yield 1, pieces(state.values)
 
     def standard_form(self, own: KVCache) -> KeysValues:
         """A student's cache, standardised, [B, Ls, Hs, T, Ds] each."""
@@ -73,12 +75,15 @@ class StandardBridge(Bridge):
 
     def _turned(self, cache: KVCache, side: int) -> KVCache:
         """RoPE off, or on where the method leaves it on."""
+        rope = self._rope(side)
+        if cache.rotated is not self.takes_rope_off:
+            return cache
+        return rope.unrotate(cache) if cache.rotated else rope.rotate(cache)
+
+    def _rope(self, side: int) -> Rope:
         if self.ropes is None:
             raise CacheError("the bridge has no models' angles", fix="call bridge.attach(pair) first")
-        rope: Rope = self.ropes[side]
-        if cache.rotated and self.takes_rope_off:
-            return rope.unrotate(cache)
-        return cache if cache.rotated or self.takes_rope_off else rope.rotate(cache)
+        return self.ropes[side]
 
     @torch.no_grad()
     def fit(self, batches: Sequence[tuple[KVCache, KVCache]]) -> dict[str, Any]:

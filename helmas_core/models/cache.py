@@ -5,9 +5,10 @@ Shapes: B batch, L layers, H KV heads, T tokens, D head dim, E hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -18,20 +19,21 @@ from helmas_core.errors import CacheError
 from helmas_core.models.layers import layer_devices, layer_states
 
 TransformersCache = DynamicCache
-AT_ONCE = {"cuda"}  # devices where starting a kernel takes longer than what it does to one small layer
-_MOST = 2**26  # values that are taken at once there: what comes of them in fp32 is a quarter of a GiB
+AT_ONCE = {"cuda": 2**26, "cpu": 2**17}  # values: a quarter of a GiB in fp32, and what a core's own cache holds
 
 
-def pieces(layers: Sequence[int], like: Tensor) -> list[list[int]]:
-    """Layers to be computed together, each [B, H, T, D] as `like`: on a GPU as many as are small; on a CPU one, which
-    its caches hold."""
-    size = max(1, _MOST // max(1, like.numel())) if like.device.type in AT_ONCE else 1
-    return [[*layers[begin : begin + size]] for begin in range(0, len(layers), size)]
-
-
-def stack(layers: Sequence[Tensor]) -> Tensor:
-    """[B, H, T, D] each → [L, B, H, T, D]; one alone is a view."""
-    return layers[0][None] if len(layers) == 1 else torch.stack(tuple(layers))
+def pieces(layers: Sequence[Tensor], kinds: Sequence[Hashable] = ()) -> Iterator[tuple[slice, Tensor]]:
+    """Neighbouring layers of one shape and kind, [B, H, T, D] each, that are computed together, and where they stand:
+    [n, B, H, T, D], a view if n is 1. As many as are small, since each call has a cost of its own."""
+    alike = [(layer.shape, kind) for layer, kind in zip(layers, kinds or [None] * len(layers), strict=True)]
+    most = AT_ONCE.get(layers[0].device.type, 0) if layers else 0
+    for _, run in groupby(range(len(layers)), alike.__getitem__):
+        members = [*run]
+        size = max(1, most // max(1, layers[members[0]].numel()))
+        for begin in range(members[0], members[-1] + 1, size):
+            part = slice(begin, min(begin + size, members[-1] + 1))
+            some = layers[part]
+            yield part, some[0][None] if len(some) == 1 else torch.stack(tuple(some))
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ rotate at all is measured.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from helmas_core.models.cache import KVCache, pieces, read, stack
+from helmas_core.models.cache import KVCache, pieces, read
 from helmas_core.models.layers import decoder, layer_inputs, layer_states
 
 _MOVED = 64  # positions
@@ -26,8 +27,9 @@ class Rope:
     positions)."""
 
     def __init__(self, model: PreTrainedModel, still: Collection[int] = ()) -> None:
-        self.module, self.still = _rotary_module(model), frozenset(still)
         config = model.config.get_text_config(decoder=True)
+        self.module = _rotary_module(model)
+        self.still = frozenset(range(config.num_hidden_layers) if self.module is None else still)
         by_layer = self.module is not None and "layer_type" in inspect.signature(self.module.forward).parameters
         self.layer_types = tuple(config.layer_types) if by_layer else (None,) * config.num_hidden_layers
 
@@ -41,29 +43,30 @@ class Rope:
     def rotate(self, cache: KVCache) -> KVCache:
         """RoPE on, at `cache.positions`; returns the keys' own dtype."""
         assert not cache.rotated
-        return self._turn(cache, on=True)
+        return self._turned(cache, cache.keys[0].dtype)
 
     def unrotate(self, cache: KVCache) -> KVCache:
         """RoPE off; keys come back in fp32, since bf16 would lose half a percent here."""
         assert cache.rotated
-        return self._turn(cache, on=False)
+        return self._turned(cache, torch.float32)
 
-    def _turn(self, cache: KVCache, on: bool) -> KVCache:
-        if self.module is None:
-            return replace(cache, rotated=on)
-        angles = {kind: self.angles(cache.positions, kind) for kind in set(self.layer_types)}
-        wanted = [(kind, keys.shape[1]) for kind, keys in zip(self.layer_types, cache.keys, strict=True)]
-        both = {kind: pair if on else backwards(*pair) for kind, pair in angles.items()}
-        dtype = cache.keys[0].dtype if on else torch.float32
-        keys = [key.to(dtype) if i in self.still else key for i, key in enumerate(cache.keys)]
-        for kind, heads in dict.fromkeys(wanted):
-            tables = _tables(*both[kind], heads)
-            members = [i for i, which in enumerate(wanted) if which == (kind, heads) and i not in self.still]
-            for piece in pieces(members, cache.keys[0]):
-                turned = _turned(stack([cache.keys[i] for i in piece]), *tables).to(dtype)
-                for i, key in zip(piece, turned, strict=True):
-                    keys[i] = key
-        return replace(cache, keys=tuple(keys), rotated=on)
+    def turned(self, cache: KVCache) -> Iterator[tuple[slice, Tensor]]:
+        """Keys without RoPE where it is on, and with it where it is off: some layers at a time, which these are, and
+        [n, B, H, T, D] in fp32."""
+        kinds = [(kind, index in self.still) for index, kind in enumerate(self.layer_types)]
+
+        @functools.cache
+        def tables(kind: str | None, heads: int) -> tuple[Tensor, Tensor]:
+            angles = self.angles(cache.positions, kind)
+            return _tables(*(backwards(*angles) if cache.rotated else angles), heads)
+
+        for part, keys in pieces(cache.keys, kinds):
+            kind, still = kinds[part.start]
+            yield part, keys.float() if still else _turned(keys, *tables(kind, keys.shape[2]))
+
+    def _turned(self, cache: KVCache, dtype: torch.dtype) -> KVCache:
+        keys = tuple(key for _, some in self.turned(cache) for key in some.to(dtype))
+        return replace(cache, keys=keys, rotated=not cache.rotated)
 
 
 def apply_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
