@@ -66,15 +66,15 @@ def step_over_passes(pair: Pair, repeats: int) -> Iterator[Ratio]:
     def step() -> None:
         trainer.run(0, Silent(), lambda *_: None, lambda _: None, lambda _: None)
 
-    times = in_turn(step, lambda: frozen_passes(pair, config, examples), pair.device, repeats)
+    times = in_turn(step, lambda: frozen_passes(objective, config, examples), pair.device, repeats)
     yield Ratio("training step, wide bridge", "step of 8", "frozen passes alone", *times, 1.15, ceiling=True)
 
 
-def frozen_passes(pair: Pair, config: Config, examples: list[Example]) -> None:
+def frozen_passes(objective: Objective, config: Config, examples: list[Example]) -> None:
     """The teacher reads; the student goes on from a cache of its own size, forwards and back to that cache."""
-    sources = pad_left([e.source for e in examples], pair.pad, pair.device)
-    capture(pair.teacher.model, *sources)
-    own = blank(pair, *sources)
+    pair = objective.pair
+    objective.teacher_states.read(objective.told(examples))
+    own = blank(pair, *pad_left([e.source for e in examples], pair.pad, pair.device))
     following = choose(examples, config.train, step_random(config.train.seed, 0, 0), pair.pad, pair.device)
     for rows in following.by_length():
         part = following.rows(rows)

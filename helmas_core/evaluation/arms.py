@@ -23,6 +23,7 @@ from helmas_core.handoff.told import Ids, Told, Written, fit, joined, tell, told
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import Generation, generate
 from helmas_core.models.pair import Member, Pair
+from helmas_core.models.prefix import read_shared
 from helmas_core.models.tokens import encode, encode_start, endings, pad_left
 
 
@@ -164,10 +165,10 @@ class Arms:
         letters = all(example.choices for example in examples)
         pair = self.pair.as_teacher if self.arm == "teacher" else self.pair
         with self.ledger.generating("teacher" if self.arm == "teacher" else "student") as read:
+            begun = read_shared(member.model, prompts, pair.pad) if cache is None else None
             return generate(
                 member.model,
-                cache,
-                *pad_left(prompts, pair.pad, pair.device),
+                *(begun or (cache, *pad_left(prompts, pair.pad, pair.device))),
                 1 if letters else self.max_new_tokens,
                 ends=endings(pair.tokenizer),
                 finished=lambda tokens: stopped(pair, tokens, examples[0].stop),

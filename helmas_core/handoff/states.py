@@ -14,9 +14,6 @@ from helmas_core.handoff.told import Ids, One, Told, ids_of, over_student, told_
 from helmas_core.models.cache import KVCache
 from helmas_core.models.joint import together
 from helmas_core.models.pair import Member, Pair
-from helmas_core.models.tokens import alike, pad_left
-
-TOKENS_OF_A_PASS = 8192  # what an H200 reads with 1.5 billion parameters while Python starts a pass's kernels
 
 
 class States:
@@ -87,18 +84,8 @@ class States:
         return 0 if self.shelf is None else sum(ids in self.shelf for ids in set(map(ids_of, sources)))
 
     def _run(self, sources: Sequence[Ids]) -> KVCache:
-        """The batch of `sources`, short and long ones apart where padding would cost more than a pass."""
-        groups = alike([len(source) for source in sources], TOKENS_OF_A_PASS * (1 + self.member.latent_steps))
-        if len(groups) == 1:
-            return self._pass(sources)
-        read = KVCache.join([self._pass([sources[place] for place in group]) for group in groups])
-        places = torch.tensor([place for group in groups for place in group], device=self.member.device)
-        return read.rows(places.argsort())
-
-    def _pass(self, sources: Sequence[Ids]) -> KVCache:
-        device = self.member.device
-        with torch.autocast(device.type, enabled=False):  # the same numbers inside training as outside
-            return self.member.read(*pad_left(sources, self.pad, device), self.hidden)
+        with torch.autocast(self.member.device.type, enabled=False):  # the same numbers inside training as outside
+            return self.member.read_many(sources, self.pad, self.hidden)
 
     def _keep(self, group: Sequence[Ids]) -> None:
         read = self._run(group)

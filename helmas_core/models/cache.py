@@ -122,6 +122,10 @@ class KVCache:
             lambda t: t.gather(1, columns)
         )
 
+    def padded_left(self) -> KVCache:
+        """The same with every row's padding before its first token, wherever it was."""
+        return self if self.mask.all() else self.picked(self.mask.long().argsort(dim=1, stable=True))
+
     def keep_first(self, counts: Tensor) -> KVCache:
         """Hide all but the first `counts` [B] real tokens of each row; the length stays, for one shape per batch."""
         return replace(self, mask=self.mask & (self.mask.cumsum(1) <= counts[:, None]))
