@@ -6,7 +6,7 @@ states. Shapes: B batch, L layers, H KV heads, T tokens, D head dim; N rows, I i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import count
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from helmas_core.errors import DataError
-from helmas_core.models.cache import KVCache
+from helmas_core.models.cache import KVCache, Pieces
 
-Pieces = Iterable[tuple[slice, Tensor]]  # which layers, and what they keep
 AUTO_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 

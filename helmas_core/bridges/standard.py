@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from helmas_core.bridges.base import COMPARING, FUNCTIONAL, Bridge, KeysValues
-from helmas_core.bridges.fit import Pieces, Statistics, Sums
+from helmas_core.bridges.fit import Statistics, Sums
 from helmas_core.config import Section
 from helmas_core.errors import CacheError
-from helmas_core.models.cache import KVCache, pieces
+from helmas_core.models.cache import KVCache, Pieces, pieces
 from helmas_core.models.geometry import Geometry
 from helmas_core.models.rope import Rope
 
@@ -41,7 +42,7 @@ class StandardBridge(Bridge):
         """The same as one row for each token, all layers side by side: [B · T, Lt, 2 · Ht · Dt]."""
         layers, heads, dim = self.source.mean.shape[1:]
         rows = torch.empty(state.batch, state.length, layers, 2, heads, dim, dtype=dtype, device=state.mask.device)
-        for out, (which, states) in zip(rows.permute(3, 2, 0, 4, 1, 5), self._plain_pieces(state), strict=True):
+        for out, (which, states) in zip(rows.permute(3, 2, 0, 4, 1, 5), self._streams(state), strict=True):
             self.source.standardise_into(out, which, states)
         return rows.flatten(3).flatten(0, 1)
 
@@ -49,13 +50,15 @@ class StandardBridge(Bridge):
         """The same layer by layer, keys and then values: [Lt, B, Ht, T, Dt] each."""
         layers, heads, dim = self.source.mean.shape[1:]
         shape = (layers, state.batch, heads, state.length, dim)
-        for which, states in self._plain_pieces(state):
+        for which, states in self._streams(state):
             rows = torch.empty(shape, dtype=dtype, device=state.mask.device)
             yield self.source.standardise_into(rows, which, states)
 
-    def _plain_pieces(self, state: KVCache) -> Iterator[tuple[int, Pieces]]:
-        turns = state.rotated is self.takes_rope_off
-        yield 0, self._rope(0).turned(state) if turns else pieces(state.keys)
+    def _streams(self, state: KVCache) -> Iterator[tuple[int, Pieces]]:
+        """A teacher's keys (0), without RoPE unless the method leaves it on, and its values (1)."""
+        rope = self._rope(0)
+        turned = rope.turned(state.keys, state.positions, on=not state.rotated)
+        yield 0, turned if self._turns(state) else pieces(state.keys)
         yield 1, pieces(state.values)
 
     def standard_form(self, own: KVCache) -> KeysValues:
@@ -64,9 +67,11 @@ class StandardBridge(Bridge):
 
     def to_cache(self, keys: Tensor, values: Tensor, like: KVCache) -> KVCache:
         """Keys without RoPE and values, as a cache at the positions of `like`."""
-        assert self.ropes is not None
-        cache = KVCache.unstack(keys, values, like.mask, like.positions, rotated=not self.takes_rope_off)
-        return self.ropes[1].rotate(cache) if self.takes_rope_off else cache
+        made = KVCache.unstack(keys, values, like.mask, like.positions, rotated=True)
+        if not self.takes_rope_off:
+            return made
+        turned = self._rope(1).turned(keys.transpose(0, 1), like.positions, on=True)
+        return replace(made, keys=tuple(key for _, some in turned for key in some.to(keys.dtype)))
 
     def _plain(self, cache: KVCache, side: int) -> KeysValues:
         """fp32, [B, L, H, T, D] each, and RoPE off unless the method leaves it on; `side` is 0 for the teacher."""
@@ -76,9 +81,13 @@ class StandardBridge(Bridge):
     def _turned(self, cache: KVCache, side: int) -> KVCache:
         """RoPE off, or on where the method leaves it on."""
         rope = self._rope(side)
-        if cache.rotated is not self.takes_rope_off:
+        if not self._turns(cache):
             return cache
         return rope.unrotate(cache) if cache.rotated else rope.rotate(cache)
+
+    def _turns(self, cache: KVCache) -> bool:
+        """Whether RoPE is on where the method sees keys without it, or off where it sees them with it."""
+        return cache.rotated is self.takes_rope_off
 
     def _rope(self, side: int) -> Rope:
         if self.ropes is None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from helmas_core.bridges.base import Bridge, hidden_of
 from helmas_core.config import TrainConfig
 from helmas_core.errors import ConfigError
@@ -165,16 +167,24 @@ class Arms:
         letters = all(example.choices for example in examples)
         pair = self.pair.as_teacher if self.arm == "teacher" else self.pair
         with self.ledger.generating("teacher" if self.arm == "teacher" else "student") as read:
-            begun = read_shared(member.model, prompts, pair.pad) if cache is None else None
             return generate(
                 member.model,
-                *(begun or (cache, *pad_left(prompts, pair.pad, pair.device))),
+                *self._asked(member, cache, prompts),
                 1 if letters else self.max_new_tokens,
                 ends=endings(pair.tokenizer),
                 finished=lambda tokens: stopped(pair, tokens, examples[0].stop),
                 allowed=[example.choices for example in examples] if letters else None,
                 on_prefill=read,
             )
+
+    def _asked(
+        self, member: Member, cache: KVCache | None, prompts: Sequence[Ids]
+    ) -> tuple[KVCache | None, Tensor, Tensor]:
+        """What is there already, and ids and mask of what is read after it."""
+        pad, device = self.pair.pad, self.pair.device
+        if cache is None:
+            return read_shared(member.model, prompts, pad, device)
+        return cache, *pad_left(prompts, pad, device)
 
 
 class Filler:

@@ -60,7 +60,7 @@ def _alone(config: Config, pair: Pair, member: Member, examples: Sequence[Exampl
 
     return generate(
         member.model,
-        *read_shared(member.model, [e.alone for e in examples], pair.pad),
+        *read_shared(member.model, [e.alone for e in examples], pair.pad, member.device),
         1 if letters else config.eval.baseline_tokens if task.reasons else config.eval.max_new_tokens,
         ends=endings(pair.tokenizer),
         finished=finished,

@@ -20,7 +20,7 @@ from helmas_core.handoff.states import Ids
 from helmas_core.models.cache import KVCache
 from helmas_core.models.inject import Generation, generate, sampler, score
 from helmas_core.models.pair import Member
-from helmas_core.models.tokens import decode, endings, pad_left
+from helmas_core.models.tokens import decode, endings
 
 normalize_gen_kwargs: Any = importlib.import_module("lm_eval.models.utils").normalize_gen_kwargs
 
@@ -89,9 +89,9 @@ class Answers(Arms):
         self, member: Member, cache: KVCache | None, prompts: Sequence[Ids], examples: Sequence[Example]
     ) -> Generation:
         asked = [example for example in examples if isinstance(example, Asked)]
-        ids, mask = pad_left(prompts, self.pair.pad, self.pair.device)
+        begun, ids, mask = self._asked(member, cache, prompts)
         if asked[0].continuations:
-            found = score(member.model, cache, ids, mask, [one.continuations for one in asked])
+            found = score(member.model, begun, ids, mask, [one.continuations for one in asked])
             return Scored([], scores=found)
         how = asked[0].decoding
 
@@ -102,7 +102,7 @@ class Answers(Arms):
         choose = sampler(how.temperature, self.seed)
         return generate(
             member.model,
-            cache,
+            begun,
             ids,
             mask,
             how.limit,

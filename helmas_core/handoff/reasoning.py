@@ -77,7 +77,7 @@ def write_thoughts(pair: Pair, cue: str, sources: Sequence[Sequence[int]], limit
     end, begin = end_of_thought(cue), clock(pair.device)
     written = generate(
         pair.teacher.model,
-        *read_shared(pair.teacher.model, sources, pair.pad),
+        *read_shared(pair.teacher.model, sources, pair.pad, pair.teacher.device),
         limit,
         ends=endings(pair.tokenizer),
         finished=lambda tokens: end.search(str(pair.tokenizer.decode(tokens[-_TAIL:]))) is not None,

@@ -19,21 +19,25 @@ from helmas_core.errors import CacheError
 from helmas_core.models.layers import layer_devices, layer_states
 
 TransformersCache = DynamicCache
+Pieces = Iterator[tuple[slice, Tensor]]  # which layers, and what they keep, [n, B, H, T, D]
 AT_ONCE = {"cuda": 2**26, "cpu": 2**17}  # values: a quarter of a GiB in fp32, and what a core's own cache holds
 
 
-def pieces(layers: Sequence[Tensor], kinds: Sequence[Hashable] = ()) -> Iterator[tuple[slice, Tensor]]:
+def pieces(layers: Sequence[Tensor] | Tensor, kinds: Sequence[Hashable] = ()) -> Pieces:
     """Neighbouring layers of one shape and kind, [B, H, T, D] each, that are computed together, and where they stand:
-    [n, B, H, T, D], a view if n is 1. As many as are small, since each call has a cost of its own."""
+    [n, B, H, T, D], views of one tensor [L, B, H, T, D] or of a single layer. As many as are small, since each call has
+    a cost of its own."""
     alike = [(layer.shape, kind) for layer, kind in zip(layers, kinds or [None] * len(layers), strict=True)]
-    most = AT_ONCE.get(layers[0].device.type, 0) if layers else 0
+    most = AT_ONCE.get(layers[0].device.type, 0) if len(layers) else 0
     for _, run in groupby(range(len(layers)), alike.__getitem__):
         members = [*run]
         size = max(1, most // max(1, layers[members[0]].numel()))
         for begin in range(members[0], members[-1] + 1, size):
             part = slice(begin, min(begin + size, members[-1] + 1))
             some = layers[part]
-            yield part, some[0][None] if len(some) == 1 else torch.stack(tuple(some))
+            if not isinstance(some, Tensor):
+                some = some[0][None] if len(some) == 1 else torch.stack(tuple(some))
+            yield part, some
 
 
 @dataclass(frozen=True)
@@ -231,9 +235,10 @@ def capture(
     filled, seen = past.on(model).to_transformers(), torch.cat((past.mask, mask.bool()), 1)
     positions = positions_of(mask.bool()) + past.next_positions()[:, None]
     states = _pass(model, filled, seen, positions, hidden, input_ids=ids)
-    new = ([t[:, :, past.length :].to(mask.device) for t in part] for part in read_layers(filled))
-    keys, values = (tuple(part) for part in new)
-    return past.append(KVCache(keys, values, mask.bool(), positions, True, ids, states))
+    joined = tuple(torch.cat(both, 2) for both in zip(past.hidden, states, strict=True))
+    places = torch.cat((past.positions, positions), 1)
+    known = None if past.ids is None else torch.cat((past.ids, ids), 1)
+    return KVCache(*read_layers(filled), seen, places, True, known, joined).to(mask.device)
 
 
 def read(model: PreTrainedModel, ids: Tensor, mask: Tensor, hidden: Sequence[int] = (), start: int = 0) -> KVCache:

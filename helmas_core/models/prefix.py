@@ -11,31 +11,38 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from helmas_core.models.cache import KVCache, capture
+from helmas_core.models.geometry import learned_positions
 from helmas_core.models.tokens import alike, pad_left
 
 Prompt = Sequence[int]
 Read = Callable[[Tensor, Tensor, KVCache | None], KVCache]  # what is kept of ids and mask [B, T], after a cache
-# What a pass takes by itself, in tokens: Python starts the kernels of 1.5 billion parameters while an H200 reads so
-# many; on a CPU with two cores their weights come from memory while it computes so many.
-COST = {"cuda": 8192, "cpu": 40}
+ON_A_CPU = 40  # tokens: while so many are computed, the weights come from memory (0.5 and 1.5 billion, two cores)
+ON_A_GPU = 4.5e11  # tokens × parameters that an H200 computes while Python starts one layer's kernels
 
 
 def cost_of_a_pass(model: PreTrainedModel) -> int:
-    """In tokens that `model` reads in the same time."""
-    return COST.get(model.device.type, COST["cuda"])
+    """What a pass takes by itself, in tokens that `model` reads in the same time."""
+    if model.device.type == "cpu":
+        return ON_A_CPU
+    return round(ON_A_GPU * model.config.get_text_config(decoder=True).num_hidden_layers / model.num_parameters())
 
 
-def read_shared(model: PreTrainedModel, prompts: Sequence[Prompt], pad: int) -> tuple[KVCache | None, Tensor, Tensor]:
-    """(cache of the tokens that all `prompts` begin with, ids and mask [B, T] of what follows them in each).
+def read_shared(
+    model: PreTrainedModel, prompts: Sequence[Prompt], pad: int, device: torch.device
+) -> tuple[KVCache | None, Tensor, Tensor]:
+    """(cache of the tokens that all `prompts` begin with, ids and mask [B, T] of what follows them in each), on
+    `device`.
 
     At least one token of every prompt follows. The cache is None where reading apart would not pay. Its rows are
     views of one, so that it costs no more memory than a single prompt's.
     """
-    length = shared(prompts, cost_of_a_pass(model))
-    rests = pad_left([prompt[length:] for prompt in prompts], pad, model.device)
+    length = common_length(prompts, cost_of_a_pass(model))
+    if (limit := learned_positions(model.config)) is not None:
+        length = min(length, limit)  # what is too long is refused where the rest is read
+    rests = pad_left([prompt[length:] for prompt in prompts], pad, device)
     if not length:
         return None, *rests
-    return _repeated(capture(model, *pad_left([prompts[0][:length]], pad, model.device)), len(prompts)), *rests
+    return _repeated(capture(model, *pad_left([prompts[0][:length]], pad, device)), len(prompts)), *rests
 
 
 def read_many(
@@ -46,7 +53,7 @@ def read_many(
     Short and long ones are read apart where padding would cost more than a pass, all after what they begin with, if
     that pays as well and `read` `shares`.
     """
-    length = shared(prompts, cost) if shares else 0
+    length = common_length(prompts, cost) if shares else 0
     start = read(*pad_left([prompts[0][:length]], pad, device), None) if length else None
     rests = [prompt[length:] for prompt in prompts]
     groups = alike([len(rest) for rest in rests], cost)
@@ -61,7 +68,7 @@ def _read_after(read: Read, start: KVCache | None, rests: Sequence[Prompt], pad:
     return read(ids, mask, None) if start is None else read(ids, mask, _repeated(start, len(rests))).padded_left()
 
 
-def shared(prompts: Sequence[Prompt], cost: int) -> int:
+def common_length(prompts: Sequence[Prompt], cost: int) -> int:
     """How many tokens all `prompts` begin with, the last token of each apart; 0 where reading them but once saves no
     more than a pass."""
     columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)

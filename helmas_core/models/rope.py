@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from helmas_core.models.cache import KVCache, pieces, read
+from helmas_core.models.cache import KVCache, Pieces, pieces, read
 from helmas_core.models.layers import decoder, layer_inputs, layer_states
 
 _MOVED = 64  # positions
@@ -43,40 +43,43 @@ class Rope:
     def rotate(self, cache: KVCache) -> KVCache:
         """RoPE on, at `cache.positions`; returns the keys' own dtype."""
         assert not cache.rotated
-        return self._turned(cache, cache.keys[0].dtype)
+        return self._all_turned(cache, cache.keys[0].dtype)
 
     def unrotate(self, cache: KVCache) -> KVCache:
-        """RoPE off; keys come back in fp32, since bf16 would lose half a percent here."""
+        """RoPE off; keys that were turned come back in fp32, since bf16 would lose half a percent here."""
         assert cache.rotated
-        return self._turned(cache, torch.float32)
+        return self._all_turned(cache, torch.float32)
 
-    def turned(self, cache: KVCache) -> Iterator[tuple[slice, Tensor]]:
-        """Keys without RoPE where it is on, and with it where it is off: some layers at a time, which these are, and
-        [n, B, H, T, D] in fp32."""
+    def turned(self, keys: Sequence[Tensor] | Tensor, positions: Tensor, on: bool) -> Pieces:
+        """Keys of all layers with RoPE put on or, from keys that have it, taken off: some layers at a time, which these
+        are, and [n, B, H, T, D] in fp32."""
         kinds = [(kind, index in self.still) for index, kind in enumerate(self.layer_types)]
 
         @functools.cache
         def tables(kind: str | None, heads: int) -> tuple[Tensor, Tensor]:
-            angles = self.angles(cache.positions, kind)
-            return _tables(*(backwards(*angles) if cache.rotated else angles), heads)
+            angles = self.angles(positions, kind)
+            return _tables(*(angles if on else backwards(*angles)), heads)
 
-        for part, keys in pieces(cache.keys, kinds):
+        for part, some in pieces(keys, kinds):
             kind, still = kinds[part.start]
-            yield part, keys.float() if still else _turned(keys, *tables(kind, keys.shape[2]))
+            yield part, some.float() if still else _product(some, *tables(kind, some.shape[2]))
 
-    def _turned(self, cache: KVCache, dtype: torch.dtype) -> KVCache:
-        keys = tuple(key for _, some in self.turned(cache) for key in some.to(dtype))
-        return replace(cache, keys=keys, rotated=not cache.rotated)
+    def _all_turned(self, cache: KVCache, dtype: torch.dtype) -> KVCache:
+        if len(self.still) == len(cache.keys):
+            return replace(cache, rotated=not cache.rotated)
+        on = not cache.rotated
+        turned = self.turned(cache.keys, cache.positions, on)
+        return replace(cache, keys=tuple(key for _, some in turned for key in some.to(dtype)), rotated=on)
 
 
 def apply_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[B, H, T, D] → the same, rotated in fp32 on the first R channels; the rest passes."""
-    return _turned(keys, *_tables(cos, sin, keys.shape[1])).to(keys.dtype)
+    return _product(keys, *_tables(cos, sin, keys.shape[1])).to(keys.dtype)
 
 
 def remove_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The inverse of `apply_rotation`, in fp32."""
-    return _turned(keys, *_tables(*backwards(cos, sin), keys.shape[1]))
+    return _product(keys, *_tables(*backwards(cos, sin), keys.shape[1]))
 
 
 def backwards(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +96,7 @@ def _tables(cos: Tensor, sin: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     return cos.expand(-1, heads, -1, -1).contiguous(), signed.expand(-1, heads, -1, -1).contiguous()
 
 
-def _turned(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _product(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """k · cos + rotate_half(k) · sin on the first R channels, in fp32; `cos` and `sin` as `_tables` writes them."""
     width = cos.shape[-1]
     first = keys[..., :width].float()

@@ -152,8 +152,8 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: 
 def test_what_was_read_is_kept_on_disk_and_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = [*QUICK, "train.steps=4", "train.eval_samples=0", "train.state_gib=0.5", f"train.store={tmp_path / 'store'}"]
     config, pair = on_gpu(*sets)
-    passes, once = list[int](), States._pass
-    monkeypatch.setattr(States, "_pass", lambda self, some: passes.append(len(some)) or once(self, some))
+    passes, once = list[int](), States._run
+    monkeypatch.setattr(States, "_run", lambda self, some: passes.append(len(some)) or once(self, some))
     train_bridge(config, pair, create_run(tmp_path / "first", config), Silent())
     assert passes
     passes.clear()

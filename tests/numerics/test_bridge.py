@@ -117,12 +117,14 @@ QUICK = [
 def test_all_layers_at_once_make_what_they_make_one_by_one(
     unequal: Pair, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU takes them at once, a CPU one by one."""
+    """Small layers are taken at once, large ones one by one, and others in parts."""
     bridge, state, _ = _fitted(unequal, **options)
+    monkeypatch.setitem(models_cache.AT_ONCE, "cpu", 1)
     alone = _without_gradient(bridge, state)
-    monkeypatch.setitem(models_cache.AT_ONCE, "cpu", 2**26)
-    for ours, theirs in zip(_tensors(_without_gradient(bridge, state)), _tensors(alone), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    for most in (2 * state.keys[0].numel(), 2**26):
+        monkeypatch.setitem(models_cache.AT_ONCE, "cpu", most)
+        for ours, theirs in zip(_tensors(_without_gradient(bridge, state)), _tensors(alone), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def _tensors(cache: KVCache) -> tuple[torch.Tensor, ...]:

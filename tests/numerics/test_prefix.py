@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -9,20 +12,25 @@ from transformers import PreTrainedModel
 from helmas_core.models import prefix
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.inject import forward, generate
-from helmas_core.models.pair import Pair
-from helmas_core.models.prefix import cost_of_a_pass, read_shared, shared
+from helmas_core.models.latent import Latent
+from helmas_core.models.pair import Member, Pair
+from helmas_core.models.prefix import common_length, cost_of_a_pass, read_shared
 from helmas_core.models.tokens import pad_left
-from tests.tiny import tiny_model
+from tests.tiny import FAMILIES, tiny_model
 
 pytestmark = pytest.mark.numerics
 SHARED = [3 + i % 50 for i in range(40)]
 PROMPTS = [[*SHARED, *rest] for rest in ([7], [9, 8, 7], [60, 61, 5, 2, 9])]
 
 
+def _shared(model: PreTrainedModel, prompts: list[list[int]]) -> tuple[KVCache | None, torch.Tensor, torch.Tensor]:
+    return read_shared(model, prompts, 0, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_a_shared_beginning_changes_nothing(family: str) -> None:
     model = tiny_model(family)
-    cache, ids, mask = read_shared(model, PROMPTS, 0)
+    cache, ids, mask = _shared(model, PROMPTS)
     assert cache is not None and cache.length == len(SHARED) and ids.shape == (3, 5)
     whole, apart = pad_left(PROMPTS, 0), forward(model, cache, ids, mask)
     torch.testing.assert_close(apart[:, -1], forward(model, None, *whole)[:, -1], rtol=1e-4, atol=1e-5)
@@ -37,7 +45,7 @@ def test_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return capture(model, ids, mask)
 
     monkeypatch.setattr("helmas_core.models.prefix.capture", counted)
-    read_shared(tiny_model("qwen2"), PROMPTS, 0)
+    _shared(tiny_model("qwen2"), PROMPTS)
     assert read == [(1, len(SHARED))]
 
 
@@ -47,13 +55,13 @@ def test_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["alone", "other beginnings", "as long as a pass costs"],
 )
 def test_what_is_not_worth_it_is_read_whole(prompts: list[list[int]]) -> None:
-    cache, ids, mask = read_shared(tiny_model("qwen2"), prompts, 0)
+    cache, ids, mask = _shared(tiny_model("qwen2"), prompts)
     assert cache is None
     assert [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)] == prompts
 
 
 def test_a_prompt_that_begins_another_keeps_a_token() -> None:
-    cache, ids, mask = read_shared(tiny_model("qwen2"), [SHARED, [*SHARED, 7, 8], [*SHARED, 7]], 0)
+    cache, ids, mask = _shared(tiny_model("qwen2"), [SHARED, [*SHARED, 7, 8], [*SHARED, 7]])
     assert cache is not None and cache.length == len(SHARED) - 1
     assert mask.sum(1).tolist() == [1, 3, 2]
     assert ids[0, -1] == SHARED[-1]
@@ -63,7 +71,14 @@ def test_it_pays_once_it_saves_more_than_a_pass() -> None:
     cost = cost_of_a_pass(tiny_model("qwen2"))
     assert len(SHARED) == cost
     for rows, length in ((2, 0), (3, cost)):
-        assert shared([[*SHARED, row] for row in range(rows)], cost) == length
+        assert common_length([[*SHARED, row] for row in range(rows)], cost) == length
+
+
+@pytest.mark.parametrize(("layers", "width", "tokens"), [(28, 1.54e9, 8182), (36, 8e9, 2025)])
+def test_starting_a_pass_on_a_gpu_costs_fewer_tokens_of_a_larger_model(layers: int, width: float, tokens: int) -> None:
+    model = MagicMock(device=torch.device("cuda"), num_parameters=lambda: width)
+    model.config.get_text_config.return_value.num_hidden_layers = layers
+    assert cost_of_a_pass(model) == tokens
 
 
 MANY = [[*SHARED, *range(5, 5 + length)] for length in (9, 2, 190, 3, 180)]
@@ -72,11 +87,25 @@ MANY = [[*SHARED, *range(5, 5 + length)] for length in (9, 2, 190, 3, 180)]
 @pytest.mark.parametrize("hidden", [(), (0, 2, 4)], ids=["keys and values", "with hidden states"])
 @pytest.mark.parametrize("prompts", [MANY, MANY[:2] + MANY[3:4], [SHARED, *MANY], [row[1:] for row in MANY[::2]]])
 def test_many_are_read_as_all_at_once(unequal: Pair, hidden: tuple[int, ...], prompts: list[list[int]]) -> None:
-    teacher = unequal.teacher
+    _assert_as_at_once(unequal.teacher, prompts, hidden)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_family_reads_on_from_what_is_shared(unequal: Pair, family: str) -> None:
+    model = tiny_model(family)
+    _assert_as_at_once(replace(unequal.teacher, model=model), [row[:90] for row in MANY])
+
+
+def test_latent_steps_come_after_each_and_not_in_what_is_shared(unequal: Pair) -> None:
+    thinking = replace(unequal.teacher, latent=Latent(unequal.teacher.model, 2))
+    _assert_as_at_once(thinking, MANY)
+
+
+def _assert_as_at_once(teacher: Member, prompts: list[list[int]], hidden: tuple[int, ...] = ()) -> None:
     made, ids = teacher.read_many(prompts, 0, hidden), pad_left(prompts, 0)
     whole = teacher.read(*ids, hidden)
     assert torch.equal(made.mask, whole.mask)
-    assert made.ids is not None and torch.equal(made.ids * made.mask, ids[0])
+    assert teacher.latent or (made.ids is not None and torch.equal(made.ids * made.mask, ids[0]))
     assert torch.equal(made.positions * made.mask, whole.positions * whole.mask)
     real = whole.mask[:, None, :, None]
     for ours, theirs in zip(
@@ -96,7 +125,7 @@ def test_their_beginning_is_read_once_and_long_ones_apart(unequal: Pair, monkeyp
     monkeypatch.setattr("helmas_core.models.pair.capture", counted)
     read(MANY, 0)
     assert shapes == [(1, len(SHARED) + 1), (3, 8), (2, 189)]
-    monkeypatch.setitem(prefix.COST, "cpu", 8192)
+    monkeypatch.setattr(prefix, "ON_A_CPU", 8192)
     shapes.clear()
     read(MANY, 0)
     assert shapes == [(5, len(SHARED) + 190)]

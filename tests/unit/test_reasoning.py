@@ -68,7 +68,7 @@ def says(unequal: Pair, monkeypatch: pytest.MonkeyPatch) -> Callable[[Written], 
             return Generation(rows, [truncated for _, truncated in written])
 
         monkeypatch.setattr(reasoning, "generate", write)
-        monkeypatch.setattr(reasoning, "read_shared", lambda _, prompts, pad: (None, *pad_left(prompts, pad)))
+        monkeypatch.setattr(reasoning, "read_shared", lambda _, prompts, pad, *__: (None, *pad_left(prompts, pad)))
         return asked
 
     return script
