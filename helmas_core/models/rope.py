@@ -56,13 +56,13 @@ class Rope:
         kinds = [(kind, index in self.still) for index, kind in enumerate(self.layer_types)]
 
         @functools.cache
-        def tables(kind: str | None, heads: int) -> tuple[Tensor, Tensor]:
+        def tables(kind: str | None) -> tuple[Tensor, Tensor]:
             angles = self.angles(positions, kind)
-            return _tables(*(angles if on else backwards(*angles)), heads)
+            return _signed(*(angles if on else backwards(*angles)))
 
         for part, some in pieces(keys, kinds):
             kind, still = kinds[part.start]
-            yield part, some.float() if still else _product(some, *tables(kind, some.shape[2]))
+            yield part, some.float() if still else _product(some, *tables(kind))
 
     def _all_turned(self, cache: KVCache, dtype: torch.dtype) -> KVCache:
         if len(self.still) == len(cache.keys):
@@ -74,12 +74,12 @@ class Rope:
 
 def apply_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[B, H, T, D] → the same, rotated in fp32 on the first R channels; the rest passes."""
-    return _product(keys, *_tables(cos, sin, keys.shape[1])).to(keys.dtype)
+    return _product(keys, *_signed(cos, sin)).to(keys.dtype)
 
 
 def remove_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The inverse of `apply_rotation`, in fp32."""
-    return _product(keys, *_tables(*backwards(cos, sin), keys.shape[1]))
+    return _product(keys, *_signed(*backwards(cos, sin)))
 
 
 def backwards(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,16 +88,14 @@ def backwards(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return cos / squared, -sin / squared
 
 
-def _tables(cos: Tensor, sin: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """cos, and sin with the sign that rotate_half gives its halves, [B, H, T, R] each: written out for every head, so
-    that the products over a layer run in one piece."""
+def _signed(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """cos, and sin with the sign that rotate_half gives its halves, [B, 1, T, R] each."""
     half = sin.shape[-1] // 2
-    signed = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-    return cos.expand(-1, heads, -1, -1).contiguous(), signed.expand(-1, heads, -1, -1).contiguous()
+    return cos, torch.cat((-sin[..., :half], sin[..., half:]), -1)
 
 
 def _product(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """k · cos + rotate_half(k) · sin on the first R channels, in fp32; `cos` and `sin` as `_tables` writes them."""
+    """k · cos + rotate_half(k) · sin on the first R channels, in fp32; `cos` and `sin` as `_signed` gives them."""
     width = cos.shape[-1]
     first = keys[..., :width].float()
     turned = (first * cos).addcmul_(first.roll(width // 2, -1), sin)
