@@ -190,7 +190,7 @@ class KVCache:
 def _layer(keys: Tensor, values: Tensor) -> DynamicLayer:
     """A layer of a transformers cache that holds these very tensors: filled in its own way it would copy them."""
     layer = DynamicLayer()
-    layer.update(keys[:, :, :0], values[:, :, :0])
+    layer.lazy_initialization(keys, values)
     layer.keys, layer.values = keys, values
     return layer
 
