@@ -16,15 +16,18 @@ from helmas_core.models.tokens import alike, pad_left
 
 Prompt = Sequence[int]
 Read = Callable[[Tensor, Tensor, KVCache | None], KVCache]  # what is kept of ids and mask [B, T], after a cache
-ON_A_CPU = 40  # tokens: while so many are computed, the weights come from memory (0.5 and 1.5 billion, two cores)
-ON_A_GPU = 4.5e11  # tokens × parameters that an H200 computes while Python starts one layer's kernels
+# What a pass takes by itself. Tokens: a CPU with two cores computes so many while the weights come from memory. Tokens
+# × parameters: an H200 computes so many while Python starts one layer's kernels; a CPU fewer, but where its cores are
+# shared a small model's threads wait for each other longer than they compute.
+COST = {"cpu": (40, 1e8), "cuda": (0, 4.5e11)}
 
 
 def cost_of_a_pass(model: PreTrainedModel) -> int:
     """What a pass takes by itself, in tokens that `model` reads in the same time."""
-    if model.device.type == "cpu":
-        return ON_A_CPU
-    return round(ON_A_GPU * model.config.get_text_config(decoder=True).num_hidden_layers / model.num_parameters())
+    fetched, started = COST.get(model.device.type, COST["cuda"])
+    return round(
+        fetched + started * model.config.get_text_config(decoder=True).num_hidden_layers / model.num_parameters()
+    )
 
 
 def read_shared(

@@ -23,6 +23,11 @@ SHARED = [3 + i % 50 for i in range(40)]
 PROMPTS = [[*SHARED, *rest] for rest in ([7], [9, 8, 7], [60, 61, 5, 2, 9])]
 
 
+@pytest.fixture(autouse=True)
+def _small_models_cost_as_little_as_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(prefix.COST, "cpu", (len(SHARED), 0))
+
+
 def _shared(model: PreTrainedModel, prompts: list[list[int]]) -> tuple[KVCache | None, torch.Tensor, torch.Tensor]:
     return read_shared(model, prompts, 0, torch.device("cpu"))
 
@@ -74,9 +79,15 @@ def test_it_pays_once_it_saves_more_than_a_pass() -> None:
         assert common_length([[*SHARED, row] for row in range(rows)], cost) == length
 
 
-@pytest.mark.parametrize(("layers", "width", "tokens"), [(28, 1.54e9, 8182), (36, 8e9, 2025)])
-def test_starting_a_pass_on_a_gpu_costs_fewer_tokens_of_a_larger_model(layers: int, width: float, tokens: int) -> None:
-    model = MagicMock(device=torch.device("cuda"), num_parameters=lambda: width)
+@pytest.mark.parametrize(
+    ("device", "layers", "width", "tokens"),
+    [("cuda", 28, 1.54e9, 8182), ("cuda", 36, 8e9, 2025), ("cpu", 28, 1.54e9, 42), ("cpu", 8, 1.7e6, 511)],
+)
+def test_a_pass_costs_fewer_tokens_of_a_larger_model(
+    device: str, layers: int, width: float, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    model = MagicMock(device=torch.device(device), num_parameters=lambda: width)
     model.config.get_text_config.return_value.num_hidden_layers = layers
     assert cost_of_a_pass(model) == tokens
 
@@ -125,7 +136,7 @@ def test_their_beginning_is_read_once_and_long_ones_apart(unequal: Pair, monkeyp
     monkeypatch.setattr("helmas_core.models.pair.capture", counted)
     read(MANY, 0)
     assert shapes == [(1, len(SHARED) + 1), (3, 8), (2, 189)]
-    monkeypatch.setattr(prefix, "ON_A_CPU", 8192)
+    monkeypatch.setitem(prefix.COST, "cpu", (8192, 0))
     shapes.clear()
     read(MANY, 0)
     assert shapes == [(5, len(SHARED) + 190)]
