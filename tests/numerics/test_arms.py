@@ -23,6 +23,7 @@ from helmas_core.handoff.examples import Example, make_example
 from helmas_core.handoff.prepare import prepare
 from helmas_core.handoff.told import ids_of, told_to
 from helmas_core.layering import load_config
+from helmas_core.models import prefix
 from helmas_core.models.cache import KVCache, capture
 from helmas_core.models.pair import Pair
 from helmas_core.models.tokens import pad_left
@@ -52,6 +53,30 @@ def test_a_batch_of_four_equals_four_singles(lab_pair: Pair, arm: str, dataset: 
     together = arms.run(arm, batch)
     alone = [arms.run(arm, Batch([e], [d])).tokens[0] for e, d in zip(batch.examples, batch.donors, strict=True)]
     assert together.tokens == alone
+
+
+@pytest.mark.parametrize("mode", ["replace", "fuse"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_so_does_one_whose_beginning_is_read_once(
+    lab_pair: Pair, arm: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whose sources of unlike length are read apart, as large models read them."""
+    arms, [batch] = _arms(lab_pair, mode), batches([_opening(e) for e in _examples(lab_pair, "relay", 4)], 4)
+    alone = [arms.run(arm, Batch([e], [d])).tokens[0] for e, d in zip(batch.examples, batch.donors, strict=True)]
+    started: list[int] = []
+    repeat = prefix._repeated
+    monkeypatch.setattr(prefix, "_repeated", lambda one, rows: started.append(one.length) or repeat(one, rows))
+    monkeypatch.setitem(prefix.COST, "cpu", (0, 0))
+    assert arms.run(arm, batch).tokens == alone
+    assert started and min(started) >= len(OPENING)
+
+
+OPENING = (7, 8, 9, 10, 11)
+
+
+def _opening(example: Example) -> Example:
+    opened = {name: (*OPENING, *getattr(example, name)) for name in ("source", "alone")}
+    return replace(example, **opened)
 
 
 @pytest.mark.parametrize("dataset", ["relay", "arithmetic"])

@@ -26,6 +26,7 @@ from helmas_core.evaluation.harness import HARNESS_ARMS, HarnessModel, open_mode
 from helmas_core.evaluation.harness_tasks import choose_tasks, evaluate_task
 from helmas_core.handoff.prepare import prepare
 from helmas_core.layering import load_config
+from helmas_core.models import prefix
 from helmas_core.models.cache import capture
 from helmas_core.models.inject import forward, generate
 from helmas_core.models.pair import Pair
@@ -92,7 +93,13 @@ def test_the_bridge_arm_goes_on_from_what_the_teacher_read(unequal: Pair, bridge
 
 
 @pytest.mark.parametrize("arm", HARNESS_ARMS)
-def test_a_batch_equals_its_singles(unequal: Pair, bridge: Bridge, arm: str) -> None:
+def test_a_batch_equals_its_singles(unequal: Pair, bridge: Bridge, arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what its contexts begin with is read once, as by large models."""
+    monkeypatch.setitem(prefix.COST, "cpu", (0, 0))
+    monkeypatch.setitem(globals(), "ASKED", [(f"These are the numbers. {context}", said) for context, said in ASKED])
+    started: list[int] = []
+    repeat = prefix._repeated
+    monkeypatch.setattr(prefix, "_repeated", lambda one, rows: started.append(one.length) or repeat(one, rows))
     together, alone = (HarnessModel(unequal, bridge, arm, batch).loglikelihood(requests()) for batch in (4, 1))
     assert [value for value, _ in together] == pytest.approx([value for value, _ in alone], abs=1e-3)
     assert [greedy for _, greedy in together] == [greedy for _, greedy in alone]
@@ -106,6 +113,7 @@ def test_a_batch_equals_its_singles(unequal: Pair, bridge: Bridge, arm: str) -> 
         for batch in (4, 1)
     )
     assert written == single
+    assert arm == "disabled" or min(started) > 2  # which reads a last token alone
 
 
 def test_deranged_is_another_item_even_where_an_item_has_two_contexts(unequal: Pair, bridge: Bridge) -> None:
